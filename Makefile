@@ -1,0 +1,63 @@
+# Everything a checkout can do, on a machine with Python >= 3.11, make and git.
+# Each target makes .venv first, once: without a network nothing is asked of one later.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PARITY_INSTALLED := $(VENV)/.installed-parity
+CONSTRAINTS := constraints/constraints-py311.txt constraints/constraints-py312.txt
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check \
+	--constraint "$$($(BIN)/python constraints/choose.py)"
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart quickstart-seeds test test-slow check format parity bench
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(INSTALLED)  ## .venv with pinned versions of everything below needs
+
+quickstart: $(INSTALLED)  ## train a hypermodel end to end and show that it adapts
+	$(BIN)/python -m hypert5_jax.quickstart --gin_file=gin/quickstart.gin
+
+quickstart-seeds: $(INSTALLED)  ## the same over 3 seeds, mean and deviation
+	$(BIN)/python -m hypert5_jax.quickstart --gin_file=gin/quickstart_seeds.gin
+
+test: $(INSTALLED)  ## the laws and every other fast test
+	$(BIN)/python -m pytest -q --durations=10
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -q --durations=10 -m slow
+
+check: $(INSTALLED)  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## rewrite files the way `check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+parity: $(PARITY_INSTALLED)  ## our T5 against Hugging Face's (installs torch)
+	OPTIMISED=1 $(BIN)/python -m pytest -q -m parity
+
+bench: $(PARITY_INSTALLED)  ## our training step against Hugging Face's (installs torch)
+	$(BIN)/python benchmarks/train_step.py
+
+# A virtual environment whose making was interrupted is made anew; an installation that
+# was interrupted goes on where it stopped.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	"hypert5_jax needs Python 3.11 or newer, but $(PYTHON) is" \
+	"$$($(PYTHON) --version 2>&1 || true). Name another one:" \
+	"make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP_INSTALL) --editable '.[data,dev]'
+	@touch $@
+
+$(PARITY_INSTALLED): $(INSTALLED)
+	$(PIP_INSTALL) --editable '.[data,dev,parity]'
+	@touch $@

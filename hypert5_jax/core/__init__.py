@@ -1,0 +1,1 @@
+"""The words every room speaks: axes, batches, trees and the errors users cause."""

@@ -1,0 +1,41 @@
+"""Logical axis names, T5X's letter for letter, plus the few φ adds.
+
+`parallel/rules.py` maps these names to mesh axes; nothing else gives them a meaning.
+"""
+
+BATCH = "batch"
+LENGTH = "length"
+EMBED = "embed"
+VOCAB = "vocab"
+MLP = "mlp"
+HEADS = "heads"
+KV = "kv"
+JOINED_KV = "joined_kv"
+RELPOS_BUCKETS = "relpos_buckets"
+LAYERS = "layers"
+
+# What φ adds. A generating head's output kernel is [embed, layers * heads * head_dim]
+# and is by far the largest new array: its last axis has a name of its own.
+PREFIX = "prefix"
+RANK = "rank"
+SLOTS = "slots"
+HEAD_HIDDEN = "head_hidden"
+PHI_OUT = "phi_out"
+
+ALL = (
+    BATCH,
+    LENGTH,
+    EMBED,
+    VOCAB,
+    MLP,
+    HEADS,
+    KV,
+    JOINED_KV,
+    RELPOS_BUCKETS,
+    LAYERS,
+    PREFIX,
+    RANK,
+    SLOTS,
+    HEAD_HIDDEN,
+    PHI_OUT,
+)
