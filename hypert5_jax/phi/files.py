@@ -1,0 +1,171 @@
+"""φ files: safetensors with a readable header.
+
+The header (safetensors metadata) holds: format, version, adaptation, sizes (of every
+site), base_model (fingerprint of the downstream parameters), origin (free text), dtype.
+A φ made for another model is refused with both sizes in the message.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save
+
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.phi import types
+from hypert5_jax.phi.spec import LoRASpec, PrefixSpec, Site, Spec, phi_shapes
+
+FORMAT = "hypert5_jax.phi"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PhiHeader:
+    """What a φ file says of itself.
+
+    Attributes:
+      spec: the adaptation and its sizes.
+      sites: sizes of the downstream model's attention blocks it was made for.
+      base_model: fingerprint of that model's parameters (`core.trees.fingerprint`).
+      origin: where φ came from, for people.
+    """
+
+    spec: Spec
+    sites: Mapping[str, Site]
+    base_model: str
+    origin: str
+
+    @property
+    def adaptation(self) -> str:
+        """ "prefix" or "lora"."""
+        return "prefix" if isinstance(self.spec, PrefixSpec) else "lora"
+
+
+def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
+    """Writes φ, whole or not at all.
+
+    Raises:
+      UserError: φ's shapes are not those of the header, or a value is not finite.
+    """
+    arrays = {name: jnp.asarray(array) for name, array in types.named_arrays(phi)}
+    _check_shapes(arrays, header, types.batch_size(phi), str(path))
+    for name, array in arrays.items():
+        if not bool(jnp.isfinite(array).all()):
+            raise UserError(f"φ {name} holds NaN or infinity: not written to {path}")
+    text = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "adaptation": header.adaptation,
+        "spec": json.dumps(dataclasses.asdict(header.spec)),
+        "sites": json.dumps(
+            {name: dataclasses.asdict(site) for name, site in header.sites.items()}
+        ),
+        "base_model": header.base_model,
+        "origin": header.origin,
+    }
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".partial")
+    temporary.write_bytes(save(arrays, metadata=text))
+    temporary.replace(target)
+
+
+def load_phi(
+    path: str,
+    sites: Mapping[str, Site] | None = None,
+    base_model: str | None = None,
+) -> tuple[types.Phi, PhiHeader]:
+    """Reads φ and its header; checks it against the model it is to adapt, if given.
+
+    Args:
+      path: a file `save_phi` wrote.
+      sites: the downstream model's, to refuse a φ of other sizes.
+      base_model: its fingerprint, to refuse a φ made for other weights.
+
+    Raises:
+      UserError: no such file, not a φ file, damaged, or made for another model.
+    """
+    file = epath.Path(path)
+    if not file.is_file():
+        raise UserError(f"no φ file at {path}")
+    try:
+        with safe_open(str(file), framework="flax") as opened:
+            text = opened.metadata() or {}
+            arrays = {name: opened.get_tensor(name) for name in sorted(opened.keys())}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+    header = _parse_header(text, path)
+    if sites is not None:
+        _check_sites(header, sites, path)
+    if base_model is not None and base_model != header.base_model:
+        raise UserError(
+            f"φ in {path} was made for the T5 with fingerprint "
+            f"{header.base_model[:16]}…, this one has {base_model[:16]}…: same sizes, "
+            "other weights. Adapt again with this T5"
+        )
+    batch = next(iter(arrays.values())).shape[1] if arrays else 1
+    _check_shapes(arrays, header, batch, path)
+    for name, array in arrays.items():
+        if not np.isfinite(np.asarray(array, np.float32)).all():
+            raise UserError(f"{path}: {name} holds NaN or infinity")
+    return types.from_named_arrays(arrays), header
+
+
+def _parse_header(text: Mapping[str, str], path: str) -> PhiHeader:
+    if text.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is a safetensors file without the header of a φ file "
+            f"(format {text.get('format')!r}, expected {FORMAT!r})"
+        )
+    if text.get("version") != str(VERSION):
+        raise UserError(
+            f"{path} has φ format version {text.get('version')}, this program reads "
+            f"version {VERSION}: update hypert5_jax"
+        )
+    try:
+        kind = {"prefix": PrefixSpec, "lora": LoRASpec}[text["adaptation"]]
+        fields = json.loads(text["spec"])
+        if "maps" in fields:
+            fields["maps"] = tuple(fields["maps"])
+        sites = {name: Site(**v) for name, v in json.loads(text["sites"]).items()}
+        return PhiHeader(kind(**fields), sites, text["base_model"], text["origin"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged φ header: {error!r}") from error
+
+
+def _check_sites(header: PhiHeader, sites: Mapping[str, Site], path: str) -> None:
+    for name in header.spec.sites:
+        made_for, given = header.sites[name], sites.get(name)
+        if made_for == given:
+            continue
+        raise UserError(
+            f"φ in {path} was made for a T5 whose {name} has {_sizes(made_for)}; this "
+            f"T5 has {_sizes(given)}. Use a φ made for this T5"
+        )
+
+
+def _sizes(site: Site | None) -> str:
+    if site is None:
+        return "no such block"
+    return (
+        f"{site.layers} layers of {site.heads} heads x {site.head_dim}, "
+        f"embed {site.embed}"
+    )
+
+
+def _check_shapes(
+    arrays: Mapping[str, jax.Array], header: PhiHeader, batch: int, path: str
+) -> None:
+    expected = dict(types.named_arrays(phi_shapes(header.spec, header.sites, batch)))
+    for name in sorted(expected.keys() | arrays.keys()):
+        shape = tuple(expected[name].shape) if name in expected else None
+        given = tuple(arrays[name].shape) if name in arrays else None
+        if shape != given:
+            raise UserError(
+                f"{path}: φ {name} has shape {given}, its header says {shape}"
+            )

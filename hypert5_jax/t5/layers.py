@@ -1,0 +1,269 @@
+"""The parts of a T5 layer: dense map, RMS norm, MLP, attention, relative position bias.
+
+Parameter names and axes are T5X's (t5x/examples/t5/layers.py): kernels are 2-D, nothing
+has a bias, the 1/sqrt(head_dim) of attention lives in the query initialiser.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+
+from hypert5_jax.core import axes
+from hypert5_jax.phi import apply as phi_apply
+from hypert5_jax.phi.types import SitePhi
+from hypert5_jax.t5.config import T5Config
+
+# Added to a score to hide its column; large enough to absorb any score in float32.
+HIDDEN = -1e10
+
+Initializer = Callable[..., Any]
+attention_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+mlp_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+relpos_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+@struct.dataclass
+class LayerCache:
+    """Keys and values of one decoder layer's attention blocks; φ is not in it.
+
+    self_keys, self_values: [b, max_length, heads, head_dim], filled up to the position
+    decoded so far; cross_keys, cross_values: [b, k, heads, head_dim], computed once.
+    """
+
+    self_keys: Array
+    self_values: Array
+    cross_keys: Array | None
+    cross_values: Array | None
+
+
+def dropout(module: nn.Module, x: Array, rate: float, deterministic: bool) -> Array:
+    """Dropout with one mask for all positions of a row, as T5X broadcasts it."""
+    if deterministic or rate == 0.0:
+        return x
+    shape = list(x.shape)
+    shape[-2] = 1
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, shape)
+    return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros_like(x))
+
+
+class Dense(nn.Module):
+    """x @ kernel, no bias; kernel [in, features] with the given axes."""
+
+    features: int
+    kernel_axes: tuple[str, str]
+    dtype: Any
+    kernel_init: Initializer = attention_init
+    # float32 for the logits, else the activations' dtype.
+    out_dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(self.kernel_init, self.kernel_axes),
+            (x.shape[-1], self.features),
+            jnp.float32,
+        )
+        return jnp.einsum(
+            "...d,df->...f",
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            preferred_element_type=self.out_dtype or self.dtype,
+        )
+
+
+class LayerNorm(nn.Module):
+    """T5's RMS norm: no centring, no bias, eps 1e-6, statistics in float32."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param(
+            "scale",
+            nn.with_logical_partitioning(nn.initializers.ones, (axes.EMBED,)),
+            (x.shape[-1],),
+            jnp.float32,
+        )
+        x = x.astype(jnp.float32)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        normed = x * jax.lax.rsqrt(variance + 1e-6)
+        return (normed * scale.astype(jnp.float32)).astype(self.dtype)
+
+
+class Mlp(nn.Module):
+    """Gated GELU: (gelu_tanh(x wi_0) * (x wi_1)) wo."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool) -> Array:
+        cfg = self.config
+        dtype = jnp.dtype(cfg.dtype)
+
+        def wide(name: str) -> Array:
+            return Dense(
+                cfg.mlp_dim, (axes.EMBED, axes.MLP), dtype, mlp_init, name=name
+            )(x)
+
+        hidden = nn.gelu(wide("wi_0"), approximate=True) * wide("wi_1")
+        hidden = dropout(self, hidden, cfg.dropout_rate, deterministic)
+        hidden = nn.with_logical_constraint(hidden, (axes.BATCH, axes.LENGTH, axes.MLP))
+        return Dense(cfg.emb_dim, (axes.MLP, axes.EMBED), dtype, mlp_init, name="wo")(
+            hidden
+        )
+
+
+class Attention(nn.Module):
+    """Multi-head attention of T5, with φ as an ordinary argument."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        cfg = self.config
+        dtype = jnp.dtype(cfg.dtype)
+        joined = cfg.num_heads * cfg.head_dim
+        into = (axes.EMBED, axes.JOINED_KV)
+
+        def query_init(*args: Any, **kwargs: Any) -> Array:
+            return attention_init(*args, **kwargs) / np.sqrt(cfg.head_dim)
+
+        self.query = Dense(joined, into, dtype, query_init)
+        self.key = Dense(joined, into, dtype)
+        self.value = Dense(joined, into, dtype)
+        self.out = Dense(cfg.emb_dim, into[::-1], dtype)
+
+    def _project(self, name: str, x: Array, phi: SitePhi | None) -> Array:
+        """[b, k, embed] -> [b, k, heads, head_dim] by one map, φ's low rank added."""
+        y = getattr(self, name)(x)
+        delta = phi_apply.low_rank(x, getattr(phi, name)) if phi is not None else None
+        y = y if delta is None else y + delta
+        y = y.reshape(*y.shape[:2], self.config.num_heads, self.config.head_dim)
+        return nn.with_logical_constraint(
+            y, (axes.BATCH, axes.LENGTH, axes.HEADS, axes.KV)
+        )
+
+    def keys_values(self, x: Array, phi: SitePhi | None) -> tuple[Array, Array]:
+        """Keys and values of x [b, k, embed], each [b, k, heads, head_dim]."""
+        return self._project("key", x, phi), self._project("value", x, phi)
+
+    def attend(
+        self,
+        x: Array,
+        keys: Array,
+        values: Array,
+        bias: Array,
+        phi: SitePhi | None,
+        deterministic: bool,
+    ) -> Array:
+        """Attention of x over given keys and values, and over φ's prefix if any.
+
+        Args:
+          x: [b, q, embed].
+          keys, values: [b, k, heads, head_dim].
+          bias: float32 [b|1, heads|1, q, k], position bias and `HIDDEN` added.
+          phi: this layer's; prefix columns come first and are always visible.
+          deterministic: no dropout.
+
+        Returns:
+          [b, q, embed].
+        """
+        cfg = self.config
+        query = self._project("query", x, phi)
+        scores = jnp.einsum(
+            "bqhc,bkhc->bhqk", query, keys, preferred_element_type=jnp.float32
+        )
+        scores = scores + bias
+        prefix = phi_apply.visible_prefix(phi)
+        if prefix is not None:
+            columns = phi_apply.prefix_scores(query, prefix)
+            scores = jnp.concatenate([columns, scores], axis=-1)
+        weights = jax.nn.softmax(scores).astype(query.dtype)
+        weights = dropout(self, weights, cfg.dropout_rate, deterministic)
+        size = scores.shape[-1] - keys.shape[1]
+        y = jnp.einsum("bhqk,bkhc->bqhc", weights[..., size:], values)
+        if prefix is not None:
+            y = y + phi_apply.prefix_values(weights[..., :size], prefix)
+        y = y.reshape(*y.shape[:2], cfg.num_heads * cfg.head_dim)
+        out = self.out(y)
+        delta = phi_apply.low_rank(y, phi.out) if phi is not None else None
+        return out if delta is None else out + delta
+
+    def __call__(
+        self,
+        x: Array,
+        attended: Array,
+        bias: Array,
+        phi: SitePhi | None,
+        deterministic: bool,
+    ) -> Array:
+        """`attend` over keys and values of `attended` [b, k, embed]."""
+        keys, values = self.keys_values(attended, phi)
+        return self.attend(x, keys, values, bias, phi, deterministic)
+
+
+def relative_position_bucket(
+    relative_position: Array, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Array:
+    """T5's buckets: half for exact small offsets, half logarithmic up to max_distance.
+
+    Args:
+      relative_position: int32, key position minus query position.
+      bidirectional: spend half of the buckets on keys after the query; otherwise all
+        of those fall in bucket 0.
+
+    Returns:
+      int32 bucket numbers of the same shape.
+    """
+    bucket = jnp.zeros_like(relative_position)
+    distance = -relative_position
+    if bidirectional:
+        num_buckets //= 2
+        bucket += (distance < 0).astype(jnp.int32) * num_buckets
+        distance = jnp.abs(distance)
+    else:
+        distance = jnp.maximum(distance, 0)
+    exact = num_buckets // 2
+    logarithmic = exact + (
+        jnp.log(distance.astype(jnp.float32) / exact + np.finfo(np.float32).eps)
+        / np.log(max_distance / exact)
+        * (num_buckets - exact)
+    ).astype(jnp.int32)
+    logarithmic = jnp.minimum(logarithmic, num_buckets - 1)
+    return bucket + jnp.where(distance < exact, distance, logarithmic)
+
+
+class RelativePositionBias(nn.Module):
+    """One table per stack: rel_embedding [heads, buckets]."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self, query_positions: Array, key_positions: Array, bidirectional: bool
+    ) -> Array:
+        """float32 [1, heads, q, k] for int32 positions [q] and [k]."""
+        cfg = self.config
+        table = self.param(
+            "rel_embedding",
+            nn.with_logical_partitioning(
+                relpos_init, (axes.HEADS, axes.RELPOS_BUCKETS)
+            ),
+            (cfg.num_heads, cfg.relative_attention_num_buckets),
+            jnp.float32,
+        )
+        buckets = relative_position_bucket(
+            key_positions[None, :] - query_positions[:, None],
+            bidirectional,
+            cfg.relative_attention_num_buckets,
+            cfg.relative_attention_max_distance,
+        )
+        # T5X computes the bias in the activations' dtype; so do we, then widen.
+        table = table.astype(cfg.dtype)
+        return jnp.take(table, buckets, axis=1)[None].astype(jnp.float32)
