@@ -1,0 +1,1 @@
+"""Hypermodels, variants as data, and the system that joins the two models."""
