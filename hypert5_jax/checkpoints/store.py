@@ -1,0 +1,323 @@
+"""A run's checkpoints: asynchronous, atomic, verified; the newest N and the best.
+
+    {directory}/{step}/params      {group: tree}, T5X's unstacked layout, float32
+    {directory}/{step}/optimiser   its state, unstacked alike
+    {directory}/{step}/manifest.json   the seal (checkpoints/manifest.py), with metrics
+                                       and what the run says about itself
+
+Directories are local or gs:// paths (etils.epath). Older checkpoints are deleted only
+after a newer one is sealed, so that at any moment a whole one exists.
+"""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from hypert5_jax.checkpoints import manifest
+from hypert5_jax.core.errors import UserError
+
+Tree = Any
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept.
+
+    Attributes:
+      every: steps between checkpoints; the last step always gets one.
+      keep: how many of the newest stay.
+      best_metric: name of a metric whose best checkpoint stays as well, or None.
+      best_mode: "min" or "max", which value of it is best.
+      checksums: verify contents as well as sizes on restoring (reads every byte once
+        more); False is meant for stores that checksum by themselves, such as gs://.
+    """
+
+    every: int = 1000
+    keep: int = 3
+    best_metric: str | None = None
+    best_mode: str = "min"
+    checksums: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.keep < 1:
+            raise UserError(
+                f"checkpoints every={self.every}, keep={self.keep}: both must be at "
+                "least 1"
+            )
+        if self.best_mode not in ("min", "max"):
+            raise UserError(f"best_mode is {self.best_mode!r}; choose min or max")
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """One checkpoint: its step, where it is, and what its manifest says."""
+
+    step: int
+    directory: epath.Path
+    metrics: Mapping[str, float]
+    about: Mapping[str, Any]
+
+
+class CheckpointStore:
+    """Writes and reads the checkpoints of one run.
+
+    One process of a run owns the writing; every process calls every method.
+    """
+
+    def __init__(self, directory: str | epath.Path, config: CheckpointConfig):
+        self.directory = epath.Path(directory)
+        self.config = config
+        self._writer: ocp.AsyncCheckpointer | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._saving = -1
+
+    def save(
+        self,
+        step: int,
+        params: Tree,
+        optimiser: Tree,
+        about: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Begins to write a checkpoint; returns once the arrays are copied to the host.
+
+        Args:
+          step: its name; a whole checkpoint of that step is left as it is.
+          params, optimiser: trees of arrays.
+          about: JSON values: data position, configuration, origins of frozen groups.
+          metrics: what `best_metric` is looked up in.
+
+        Raises:
+          UserError: this or the previous checkpoint could not be written.
+        """
+        self.wait()
+        target = self.directory / str(step)
+        if manifest.damage(target, checksums=False) is None:
+            return
+        if self._writer is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._saving = step
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(params),
+            optimiser=ocp.args.StandardSave(optimiser),
+        )
+        contents = {"step": step, "metrics": dict(metrics or {}), "about": dict(about)}
+        try:
+            # force: a broken leftover of the same step is replaced.
+            self._writer.save(target, args=items, force=True)
+        except Exception as error:
+            raise self._failed(error) from error
+        self._thread = threading.Thread(
+            target=self._finish,
+            args=(self._writer, target, contents),
+            name=f"checkpoint {step}",
+        )
+        self._thread.start()
+
+    def _finish(
+        self,
+        writer: ocp.AsyncCheckpointer,
+        target: epath.Path,
+        contents: dict[str, Any],
+    ) -> None:
+        """In the background: waits for Orbax's rename, seals, then drops old ones."""
+        try:
+            writer.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest.write(target, contents)
+                self._drop_old()
+        except Exception as error:  # noqa: BLE001 (check() hands it on)
+            self._error = error
+
+    def check(self) -> None:
+        """Raises UserError if writing in the background has failed since last asked."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when the checkpoint being written is whole; raises as `check`."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def close(self) -> None:
+        """Waits, then lets go of the writer's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                writer, self._writer = self._writer, None
+                writer.close()
+
+    def steps(self) -> list[int]:
+        """Steps that have a directory, whole or not, oldest first."""
+        return _steps(self.directory)
+
+    def newest_whole(self) -> Saved | None:
+        """The newest checkpoint that passes verification; warns of each that does not.
+
+        Returns:
+          None where no checkpoint was ever finished.
+
+        Raises:
+          UserError: checkpoints are there, sealed, but none of them is whole.
+        """
+        step = self._newest_whole_step() if jax.process_index() == 0 else -1
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            step = int(multihost_utils.broadcast_one_to_all(step))
+        return None if step < 0 else _saved(self.directory / str(step))
+
+    def _newest_whole_step(self) -> int:
+        sealed_but_broken = []
+        for step in reversed(self.steps()):
+            place = self.directory / str(step)
+            reason = manifest.damage(place, self.config.checksums)
+            if reason is None:
+                return step
+            log.warning(
+                "checkpoint %s is not whole and is passed over: %s", place, reason
+            )
+            if (place / manifest.NAME).exists():
+                sealed_but_broken.append(f"{step}: {reason}")
+        if sealed_but_broken:
+            raise UserError(
+                f"no checkpoint in {self.directory} is whole "
+                f"({'; '.join(sealed_but_broken)}); restore one of them from a copy, "
+                "or start afresh in another directory"
+            )
+        return -1
+
+    def read(self, saved: Saved, params: Tree, optimiser: Tree) -> tuple[Tree, Tree]:
+        """The arrays of a checkpoint, as NumPy arrays in trees like the two given.
+
+        Args:
+          saved: from `newest_whole`.
+          params, optimiser: trees of ShapeDtypeStructs in the layout on disk.
+        """
+        reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        with reader:
+            restored = reader.restore(
+                saved.directory,
+                args=ocp.args.Composite(
+                    params=_as_numpy(params), optimiser=_as_numpy(optimiser)
+                ),
+            )
+        return restored["params"], restored["optimiser"]
+
+    def _drop_old(self) -> None:
+        whole = [
+            saved
+            for step in self.steps()
+            if (saved := _saved(self.directory / str(step))) is not None
+        ]
+        kept = {saved.step for saved in whole[-self.config.keep :]}
+        name = self.config.best_metric or ""
+        sign = 1 if self.config.best_mode == "min" else -1
+        scored = [(sign * s.metrics[name], s.step) for s in whole if name in s.metrics]
+        if scored:
+            kept.add(min(scored)[1])  # of equal values the earliest
+        for saved in whole:
+            if saved.step not in kept:
+                saved.directory.rmtree()
+
+    def _failed(self, error: BaseException) -> UserError:
+        self._remove_unfinished()
+        whole = [s for s in self.steps() if _saved(self.directory / str(s)) is not None]
+        kept = f"step {whole[-1]}" if whole else "no earlier one"
+        reason = (str(error) or repr(error)).splitlines()[0][:300]
+        return UserError(
+            f"the checkpoint of step {self._saving} could not be written to "
+            f"{self.directory}: {reason}. Newest whole checkpoint: {kept}. Free some "
+            "space (or mend what is said above) and run the same command again: it "
+            "continues from there"
+        )
+
+    def _remove_unfinished(self) -> None:
+        """Deletes what a killed or failed writer left under a temporary name."""
+        if jax.process_index() or not self.directory.exists():
+            return
+        for entry in self.directory.iterdir():
+            if ".orbax-checkpoint-tmp" in entry.name:
+                entry.rmtree(missing_ok=True)
+
+
+def load_params(path: str | epath.Path) -> tuple[dict[str, Tree], epath.Path]:
+    """The parameters of a run's newest whole checkpoint, without its optimiser.
+
+    Args:
+      path: a run's directory, its `checkpoints` directory, or one step's directory.
+
+    Returns:
+      {group: tree of float32 NumPy arrays in the layout on disk (unstacked layers)},
+      and the directory they were read from.
+
+    Raises:
+      UserError: there is no checkpoint, or none that is whole.
+    """
+    path = epath.Path(path)
+    place = _find(path)
+    if place is None:
+        raise UserError(
+            f"no checkpoint at {path}; expected a run's directory, its checkpoints/ "
+            "directory or one step's directory inside it"
+        )
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        shapes = reader.metadata(place / "params").item_metadata.tree
+        return reader.restore(place / "params", args=_as_numpy(shapes)), place
+
+
+def about(step_directory: epath.Path) -> Mapping[str, Any]:
+    """What the run said about itself in the manifest of a whole step."""
+    saved = _saved(step_directory)
+    assert saved is not None, step_directory
+    return saved.about
+
+
+def _find(path: epath.Path) -> epath.Path | None:
+    """The directory of one whole step that `path` names or contains."""
+    if (path / manifest.NAME).exists():
+        if (reason := manifest.damage(path)) is not None:
+            raise UserError(f"the checkpoint {path} is not whole: {reason}")
+        return path
+    for directory in (path, path / "checkpoints"):
+        if _steps(directory):
+            saved = CheckpointStore(directory, CheckpointConfig()).newest_whole()
+            return None if saved is None else saved.directory
+    return None
+
+
+def _steps(directory: epath.Path) -> list[int]:
+    if not directory.exists():
+        return []
+    return sorted(int(e.name) for e in directory.iterdir() if e.name.isdigit())
+
+
+def _saved(directory: epath.Path) -> Saved | None:
+    contents = manifest.read(directory)
+    if contents is None:
+        return None
+    return Saved(contents["step"], directory, contents["metrics"], contents["about"])
+
+
+def _as_numpy(tree: Tree) -> Any:
+    """Restore arguments: every array whole and on the host, whoever wrote it."""
+    import numpy as np
+
+    def empty(leaf: Any) -> np.ndarray:
+        return np.zeros(leaf.shape, leaf.dtype)
+
+    return ocp.args.StandardRestore(jax.tree.map(empty, tree))

@@ -1,0 +1,1 @@
+"""The only folder that imports gin: files and flags in, frozen dataclasses out."""

@@ -1,0 +1,65 @@
+"""How every front door ends: one message and an exit code, or a traceback of ours.
+
+0    done, or stopped by SIGTERM with everything saved
+1    a defect of ours (traceback), or a training step that was not finite (message)
+2    a mistake of the user's (message)
+130  interrupted from the keyboard
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from hypert5_jax.core.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def run(
+    main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Calls main(arguments without the program's name) and exits the process."""
+    sys.exit(exit_code(main, sys.argv[1:] if argv is None else argv))
+
+
+def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    """Calls main and turns what users can mend into a message on standard error."""
+    _quiet_logs()
+    try:
+        return main(argv) or 0
+    except UserError as error:
+        return _say(message_of(error), USER_ERROR)
+    except FloatingPointError as error:
+        return _say(str(error), 1)
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`… | head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def message_of(error: UserError) -> str:
+    """The error's own text, without the call chain gin adds to it."""
+    return str(error).split("\n  In call to configurable")[0].strip()
+
+
+def _say(message: str, code: int) -> int:
+    print(f"error: {message}" if code != INTERRUPTED else message, file=sys.stderr)
+    return code
+
+
+def _quiet_logs() -> None:
+    """Our warnings on standard error, one line each; Orbax's and JAX's errors only."""
+    # force: packages that log while they are imported have set up a format of theirs.
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
+    )
+    for handler in logging.getLogger().handlers:
+        # gin reports each place it looked in as an error, through the root logger.
+        handler.addFilter(lambda record: record.module != "resource_reader")
+    for name in ("absl", "orbax", "jax"):
+        logging.getLogger(name).setLevel(logging.ERROR)

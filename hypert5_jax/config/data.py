@@ -1,0 +1,81 @@
+"""Which prepared rows a run trains on, and the stream of batches they make."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from hypert5_jax.core.batch import Batch
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.data import stream
+from hypert5_jax.data.prepared import PreparedMixture
+from hypert5_jax.data.rows import RowFormat
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The data of a run.
+
+    Attributes:
+      mixture: name of a seqio task or mixture.
+      batch_size: target examples of the global batch.
+      row_format: what a row holds and how long it may be.
+      split: of the mixture.
+      prepared_dir: folder of prepared data; what is missing there is prepared first.
+      modules: Python modules that register the mixture when imported, such as
+        "tasks.sni"; only imported if something has to be prepared.
+      num_workers: processes that make batches ahead; 0 uses threads.
+    """
+
+    mixture: str
+    batch_size: int
+    row_format: RowFormat
+    split: str = "train"
+    prepared_dir: str = "prepared"
+    modules: tuple[str, ...] = ()
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modules", tuple(self.modules))
+        per_context = self.row_format.targets_per_context
+        if self.batch_size < 1 or self.batch_size % per_context:
+            raise UserError(
+                f"batch_size is {self.batch_size}; expected a positive multiple of "
+                f"targets_per_context = {per_context}"
+            )
+
+    @property
+    def contexts(self) -> int:
+        """Contexts of the global batch."""
+        return self.batch_size // self.row_format.targets_per_context
+
+    def batch_shapes(self) -> Batch:
+        """The global batch as ShapeDtypeStructs."""
+        row, rows = self.row_format, self.batch_size
+
+        def zeros() -> Batch:
+            return Batch(
+                jnp.zeros((self.contexts, row.hyper_length), jnp.int32),
+                jnp.zeros((rows, row.input_length), jnp.int32),
+                jnp.zeros((rows, row.target_length), jnp.int32),
+                jnp.zeros((rows, row.target_length), jnp.float32),
+            )
+
+        return jax.eval_shape(zeros)
+
+
+def batches_from(
+    mixture: PreparedMixture, config: DataConfig, seed: int, start_step: int
+) -> Iterator[Batch]:
+    """This host's rows of the global batches from `start_step` on."""
+    return stream.batches(
+        mixture,
+        config.row_format,
+        config.batch_size,
+        seed,
+        start_step=start_step,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+        num_workers=config.num_workers,
+    )

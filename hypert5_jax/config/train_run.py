@@ -1,0 +1,91 @@
+"""One training run as one frozen dataclass, and the checks that need all of it."""
+
+import dataclasses
+
+import jax
+
+from hypert5_jax.config.data import DataConfig
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.hyper.system import System
+from hypert5_jax.parallel import feed, rules
+from hypert5_jax.parallel.mesh import make_mesh
+from hypert5_jax.training import state as states
+from hypert5_jax.training.initial import InitialConfig
+from hypert5_jax.training.optimisers import make_optimiser
+from hypert5_jax.training.schedules import make_schedule
+from hypert5_jax.training.settings import TrainConfig
+from hypert5_jax.training.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRun:
+    """Everything `python -m hypert5_jax.train` needs to know.
+
+    Attributes:
+      model_dir: the run's folder: checkpoints, metrics, config.gin. Local or gs://.
+      system: the models and the variant.
+      data: what it is trained on.
+      train: how.
+      initial: where its parameters come from.
+      tensorboard: whether event files are written.
+    """
+
+    model_dir: str
+    system: System
+    data: DataConfig
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    initial: InitialConfig = dataclasses.field(default_factory=InitialConfig)
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        reads, given = self.system.variant.context, self.data.row_format.context
+        if reads != given:
+            raise UserError(
+                f"the variant's context is {reads!r}, the rows' is {given!r}; "
+                "set Variant.context and RowFormat.context alike (the variants' gin "
+                "files do, by the macro CONTEXT)"
+            )
+        if not self.system.variant.trainable:
+            raise UserError(
+                "the variant trains nothing; name at least one of "
+                f"{', '.join(self.system.groups)} in Variant.trainable"
+            )
+
+
+def check_abstractly(run: TrainRun) -> states.TrainState:
+    """Builds the run without memory: mesh, shardings, one step on abstract arrays.
+
+    Returns:
+      The state as ShapeDtypeStructs.
+
+    Raises:
+      UserError: the mesh, the batch, the microbatches or the schedule do not fit.
+    """
+    mesh = make_mesh(run.train.mesh)
+    feed.check_batch(
+        mesh, run.data.contexts, run.data.batch_size, run.train.microbatches
+    )
+    schedule = make_schedule(run.train.schedule, run.train.steps)
+    axes = run.system.logical_axes()
+    trainable, frozen = jax.eval_shape(
+        lambda params: states.partition(
+            params, run.system.variant.trainable, run.train.frozen_dtype
+        ),
+        run.system.abstract_params(),
+    )
+    train_axes = {group: axes[group] for group in trainable}
+    optimiser = make_optimiser(run.train.optimiser, schedule, train_axes)
+    shapes = jax.eval_shape(
+        lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
+    )
+    states.state_shardings(mesh, shapes, axes)
+    step = make_step(
+        run.system,
+        optimiser,
+        seed=run.train.seed,
+        microbatches=run.train.microbatches,
+        z_loss=run.train.z_loss,
+    )
+    with jax.set_mesh(mesh), rules.activate():
+        jax.eval_shape(step, shapes, run.data.batch_shapes())
+    return shapes

@@ -1,0 +1,1 @@
+"""The mesh of devices and the rule tables that lay arrays out over it."""

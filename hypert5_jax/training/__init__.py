@@ -1,0 +1,1 @@
+"""Training: optimisers, schedules, the state, one pure step and the loop around it."""

@@ -1,0 +1,150 @@
+"""Where a new run's parameters come from: checkpoints, or chance if that is asked for."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from hypert5_jax.checkpoints import store, t5x
+from hypert5_jax.core import trees
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.hyper.system import System, check_same_shapes
+from hypert5_jax.t5.config import T5Config
+from hypert5_jax.t5.stacking import stack_layers
+from hypert5_jax.training.state import InitialParams, fingerprints, random_params
+
+Tree = Any
+# What a run may hold its frozen groups in; a fingerprint is of what it held.
+_FROZEN_DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialConfig:
+    """Checkpoints a run starts from.
+
+    Attributes:
+      checkpoint_path: a run (or one of its checkpoints) that trained the downstream T5,
+        or a T5X checkpoint of it (directory or single file, local or gs://); a
+        hypermodel starts as the same T5, except for what is new in it.
+      adaptation_path: a run that trained a hypermodel or a φ for that downstream T5, to
+        start from with a fresh optimiser (multi-task tuning after hyperpretraining).
+      allow_random: without a checkpoint_path, start the downstream T5 at random instead
+        of refusing to.
+    """
+
+    checkpoint_path: str | None = None
+    adaptation_path: str | None = None
+    allow_random: bool = False
+
+
+def initial_params(
+    system: System, config: InitialConfig, seed: int, vocabulary: str = ""
+) -> InitialParams:
+    """Every group's parameters, each loaded, or initialised on purpose and said so.
+
+    Args:
+      system: decides which groups there are and their shapes.
+      config: where from.
+      seed: of all that is new.
+      vocabulary: fingerprint of the data's vocabulary; "" compares nothing.
+
+    Raises:
+      UserError: no checkpoint and chance not allowed; a checkpoint without the group
+        that is asked of it, of another model, or trained with another vocabulary.
+    """
+    if config.checkpoint_path is None:
+        if not config.allow_random:
+            raise UserError(
+                "no initial checkpoint: set INITIAL_CHECKPOINT_PATH to a run that "
+                "trained the downstream T5, or InitialConfig.allow_random = True to "
+                "start it at random"
+            )
+        begin = random_params(system, seed)
+    else:
+        begin = _around_t5(system, config.checkpoint_path, seed, vocabulary)
+    if config.adaptation_path is not None:
+        begin = _with_adaptation(system, config.adaptation_path, begin, vocabulary)
+    return begin
+
+
+def _around_t5(system: System, path: str, seed: int, vocabulary: str) -> InitialParams:
+    if t5x.is_t5x(path):
+        # T5X says nothing of the vocabulary it was trained with.
+        t5, place = t5x.load_t5(path), path
+    else:
+        saved, about = _load(path, vocabulary)
+        t5, place = _group(saved, "downstream", path, "checkpoint_path"), about["place"]
+    t5 = _in_memory(t5, system.downstream)
+    params = jax.jit(system.init_from_t5)(jax.random.key(seed), t5)
+    origins = {g: f"{path}; new parts random, seed {seed}" for g in params}
+    origins["downstream"] = place
+    if "phi" in origins:
+        origins["phi"] = f"random, seed {seed}"
+    return InitialParams(dict(params), origins)
+
+
+def _with_adaptation(
+    system: System, path: str, begin: InitialParams, vocabulary: str
+) -> InitialParams:
+    name = next((g for g in system.groups if g != "downstream"), None)
+    if name is None:
+        raise UserError(
+            f"adaptation_path is {path}, but this variant has neither a hypermodel nor "
+            "a φ to load; leave it None"
+        )
+    saved, about = _load(path, vocabulary)
+    group = _in_memory(
+        _group(saved, name, path, "adaptation_path"),
+        system.hypermodel or system.downstream,
+    )
+    check_same_shapes(begin.params[name], group, f"the {name} in {path}")
+    _check_downstream(saved, about, begin, path)
+    return InitialParams(
+        {**begin.params, name: group}, {**begin.origins, name: about["place"]}
+    )
+
+
+def _check_downstream(
+    saved: dict[str, Tree], about: dict, begin: InitialParams, path: str
+) -> None:
+    """An adaptation is worth something only beside the T5 it was trained with."""
+    if "downstream" in saved:  # trained jointly
+        then, origin = fingerprints({"downstream": saved["downstream"]}), path
+        digest = then["downstream"]
+    else:
+        then = about["frozen"]["downstream"]
+        digest, origin = then["sha256"], then["origin"]
+    here = begin.params["downstream"]
+    held = [fingerprints({"d": trees.cast(here, t)})["d"] for t in _FROZEN_DTYPES]
+    if digest not in held:
+        raise UserError(
+            f"{path} was trained beside another downstream T5: {origin} (fingerprint "
+            f"{digest[:12]}), not {begin.origins['downstream']}; set "
+            f"INITIAL_CHECKPOINT_PATH to {origin}"
+        )
+
+
+def _load(path: str, vocabulary: str) -> tuple[dict[str, Tree], dict]:
+    params, place = store.load_params(path)
+    about = dict(store.about(place))
+    trained_with = about.get("vocabulary", "")
+    if vocabulary and trained_with and vocabulary != trained_with:
+        raise UserError(
+            f"{path} was trained with vocabulary {trained_with[:12]}, the data were "
+            f"prepared with {vocabulary[:12]}; prepare them with the model's vocabulary"
+        )
+    return params, {**about, "place": str(place)}
+
+
+def _group(saved: dict[str, Tree], name: str, path: str, setting: str) -> Tree:
+    if name not in saved:
+        raise UserError(
+            f"{setting} is {path}, which holds the trained groups "
+            f"({', '.join(saved)}) but no {name}"
+        )
+    return saved[name]
+
+
+def _in_memory(tree: Tree, config: T5Config) -> Tree:
+    """`tree`, its layers in one subtree each, the way the model holds them."""
+    return stack_layers(tree) if config.scan_layers else tree

@@ -1,0 +1,101 @@
+"""How a run begins: a new state, or what the newest whole checkpoint holds of one.
+
+Where the parameters come from, in order of precedence:
+  1. the newest whole checkpoint of the run's directory (trainable groups, optimiser,
+     step, data position), its frozen groups made again and compared by fingerprint;
+  2. the initial parameters the caller hands in.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from hypert5_jax.checkpoints.store import CheckpointStore
+from hypert5_jax.training import snapshot
+from hypert5_jax.training import state as states
+from hypert5_jax.training.optimisers import make_optimiser
+from hypert5_jax.training.schedules import make_schedule
+from hypert5_jax.training.settings import TrainConfig
+from hypert5_jax.training.state import InitialParams, TrainState
+
+log = logging.getLogger(__name__)
+Initial = InitialParams | Callable[[], InitialParams]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A run about to make its first or next step.
+
+    Attributes:
+      state: laid out over the mesh.
+      shardings: a TrainState of NamedShardings.
+      optimiser, schedule: what the configuration describes.
+      identity: what a later life of the run is compared with.
+    """
+
+    state: TrainState
+    shardings: TrainState
+    optimiser: optax.GradientTransformation
+    schedule: optax.Schedule
+    identity: snapshot.RunIdentity
+
+
+def start(
+    system: Any,
+    config: TrainConfig,
+    initial: Initial,
+    store: CheckpointStore | None,
+    mesh: Mesh,
+    vocabulary: str,
+) -> Start:
+    """Builds the state, or restores what a checkpoint holds of it.
+
+    Raises:
+      UserError: the mesh does not divide a parameter, or the newest whole checkpoint is
+        of another model, seed, optimiser or vocabulary.
+    """
+    saved = None if store is None else store.newest_whole()
+    begin = initial if isinstance(initial, InitialParams) else initial()
+    trainable, frozen = states.partition(
+        begin.params, tuple(system.variant.trainable), config.frozen_dtype
+    )
+    axes = {g: a for g, a in system.logical_axes().items() if g in begin.params}
+    schedule = make_schedule(config.schedule, config.steps)
+    optimiser = make_optimiser(
+        config.optimiser, schedule, {g: axes[g] for g in trainable}
+    )
+    shapes = jax.eval_shape(
+        lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
+    )
+    shardings = states.state_shardings(mesh, shapes, axes)
+    identity = snapshot.RunIdentity(
+        config.seed,
+        config.optimiser.name,
+        states.fingerprints(frozen) if store is not None else {},
+        begin.origins,
+        vocabulary,
+    )
+    if store is None or saved is None:
+        step = 0
+        trainable = states.own_copy(trainable, shardings.trainable)
+        make = jax.jit(optimiser.init, out_shardings=shardings.opt_state)
+        opt_state = make(trainable)
+    else:
+        step = saved.step
+        trainable, opt_state = snapshot.restore(store, saved, shapes, identity)
+        trainable = states.own_copy(trainable, shardings.trainable)
+        opt_state = states.own_copy(opt_state, shardings.opt_state)
+        log.warning("continuing from step %d (%s)", step, saved.directory)
+    state = TrainState(
+        step=jax.device_put(jnp.int32(step), shardings.step),
+        trainable=trainable,
+        frozen=states.own_copy(frozen, shardings.frozen),
+        opt_state=opt_state,
+    )
+    return Start(state, shardings, optimiser, schedule, identity)

@@ -1,0 +1,164 @@
+"""python -m hypert5_jax.train in process: base run, hypertuning from it, and mistakes."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from hypert5_jax import train
+from hypert5_jax.checkpoints.store import load_params
+from hypert5_jax.config import cli, gin_files
+from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.records import Example
+from hypert5_jax.data.vocabulary import Vocabulary
+from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.training.initial import InitialConfig, initial_params
+
+SIZES = """
+T5Config.vocab_size = 48
+T5Config.emb_dim = 16
+T5Config.num_heads = 2
+T5Config.head_dim = 8
+T5Config.mlp_dim = 16
+T5Config.num_encoder_layers = 1
+T5Config.num_decoder_layers = 1
+T5Config.dtype = "float32"
+T5Config.remat = "none"
+PrefixSpec.length = 2
+TASK_FEATURE_LENGTHS = {"hyper_inputs": 24, "inputs": 6, "targets": 4}
+BATCH_SIZE = 8
+TRAIN_STEPS = 2
+DROPOUT_RATE = 0.0
+RowFormat.max_shots = 2
+TrainConfig.frozen_dtype = "float32"
+"""
+
+
+def prepare(home, fingerprint="x", size=40):
+    """A mixture "toy" of one task, as prepared files."""
+    place = home / "toy" / "train"
+    place.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    items = []
+    for _ in range(20):
+        ids = [int(i) for i in rng.integers(2, 40, 4)]
+        items.append(Item("t", Example(inputs=ids, targets=[ids[0], 1])))
+    write_unit(place, "u-00000-of-00001", items, default_task="t")
+    vocabulary = Vocabulary(
+        kind="opaque", size=size, extra_ids=0, fingerprint=fingerprint
+    )
+    source = Source("toy", 1.0, (), ("u-00000-of-00001",))
+    write_manifest(place, "toy", "train", [source], vocabulary)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Prepared data and a base T5, trained for two steps from chance."""
+    home = tmp_path_factory.mktemp("front_door")
+    prepare(home / "prepared")
+    (home / "sizes.gin").write_text(SIZES)
+    assert run(home, "t5_mtf", "base", None, "InitialConfig.allow_random=True") == 0
+    return home
+
+
+def arguments(home, variant, name, initial, *settings):
+    files = (f"gin/variants/{variant}.gin", "gin/runs/multitask.gin")
+    given = {
+        "MODEL_DIR": home / name,
+        "PREPARED_DIR": home / "prepared",
+        "MIXTURE_OR_TASK_NAME": "toy",
+        "INITIAL_CHECKPOINT_PATH": initial,
+    }
+    return [
+        *(f"--gin_file={file}" for file in (*files, home / "sizes.gin")),
+        *(f"--gin.{key}={value}" for key, value in given.items()),
+        *(f"--gin.{setting}" for setting in settings),
+    ]
+
+
+def run(*args):
+    return cli.exit_code(train.main, arguments(*args))
+
+
+def built(home, variant, name, initial, *settings):
+    argv = arguments(home, variant, name, initial, *settings)
+    return gin_files.build(TrainRun, gin_files.read_arguments("train", "", argv))[0]
+
+
+def test_hypertuning_starts_from_a_base_run_and_says_all_of_it(home, capsys):
+    assert run(home, "hypert5_prefix", "hyper", home / "base") == 0
+    printed = capsys.readouterr().out
+    assert "done: 2 of 2 steps" in printed and "hypermodel" in printed
+    folder = home / "hyper"
+    assert {"config.gin", "metrics.jsonl", "checkpoints"} <= {
+        path.name for path in folder.iterdir()
+    }
+    row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["step"] == 2 and row["train/loss"] > 0
+    params, _ = load_params(folder)
+    assert list(params) == ["hypermodel"]
+    # The very same configuration, from the file beside the checkpoints: nothing to do.
+    again = [f"--gin_file={folder / 'config.gin'}"]
+    assert cli.exit_code(train.main, again) == 0
+    assert "done: 2 of 2 steps" in capsys.readouterr().out
+
+    # A further stage: the hypermodel is that run's, the downstream T5 the base.
+    stage = built(home, "hypert5_prefix", "next", home / "base")
+    config = InitialConfig(str(home / "base"), str(folder))
+    begin = initial_params(stage.system, config, seed=0)
+    kernel = begin.params["hypermodel"]["slots"]["embedding"]
+    np.testing.assert_array_equal(kernel, params["hypermodel"]["slots"]["embedding"])
+    with pytest.raises(UserError, match="trained with vocabulary x, the data .* y"):
+        initial_params(stage.system, config, 0, vocabulary="y")
+    other = InitialConfig(None, str(folder), allow_random=True)
+    with pytest.raises(UserError, match="trained beside another downstream T5"):
+        initial_params(stage.system, other, seed=3)
+
+
+def test_the_hypermodel_starts_as_the_same_t5_except_for_what_is_new(home):
+    system = built(home, "hypert5_prefix", "x", home / "base").system
+    begin = initial_params(system, InitialConfig(str(home / "base")), seed=0)
+    base = load_params(home / "base")[0]["downstream"]
+    assert str(home / "base") in begin.origins["downstream"]
+    for group in ("downstream", "hypermodel"):
+        np.testing.assert_array_equal(
+            begin.params[group]["token_embedder"]["embedding"],
+            base["token_embedder"]["embedding"],
+        )
+    names = set(begin.params["hypermodel"]) - set(begin.params["downstream"])
+    assert names == {"slots", "heads"}
+
+
+def test_a_dry_run_prints_configuration_and_parameters_and_makes_nothing(home, capsys):
+    argv = [*arguments(home, "t5_mtf_lora", "dry", home / "base"), "--dry_run"]
+    assert cli.exit_code(train.main, argv) == 0
+    printed = capsys.readouterr().out
+    assert "TRAIN_STEPS = 2" in printed and "1 tasks and fits" in printed
+    rows = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    assert rows["phi"].endswith("yes") and rows["downstream"].endswith("no")
+    assert not (home / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("initial", "settings", "message"),
+    [
+        (None, (), "no initial checkpoint"),
+        ("/nowhere", (), "no checkpoint at /nowhere"),
+        ("base", ("T5Config.emb_dim=32",), "is of another model"),
+        ("base", ("T5Config.vocab_size=40",), "40 embedding rows"),
+        ("base", ("MeshConfig.model=16",), "zero devices for the mesh"),
+        ("base", ("MeshConfig.model=4",), "num_heads|axis 'heads' has size 2"),
+        ("base", ("TrainConfig.microbatches=3",), "3 microbatches"),
+        ("base", ("TASK_FEATURE_LENGTHS={'inputs': 4}",), "hyper_inputs"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_one_message(
+    home, initial, settings, message, capsys
+):
+    initial = home / "base" if initial == "base" else initial
+    assert run(home, "hypert5_prefix", "mistake", initial, *settings) == 2
+    printed = capsys.readouterr().err
+    assert re.search(message, printed) and "Traceback" not in printed
+    assert not (home / "mistake" / "checkpoints").exists()
