@@ -1,0 +1,1 @@
+"""Reading prepared mixtures by index: rows, contexts, batches. No TensorFlow."""

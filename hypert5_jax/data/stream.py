@@ -1,0 +1,124 @@
+"""The stream of training batches: a pure function of (seed, step).
+
+Step s holds the contexts s * C … s * C + C - 1 of an endless numbered sequence, and
+everything about context g (its task, its target examples, its shots, its label words)
+is a hash of (seed, g). A host computes its own contexts only, so the global batch does
+not depend on the number of hosts, and starting at step 90,000 costs what starting at
+step 10 does.
+"""
+
+import pickle
+import sys
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from hypert5_jax.core.batch import Batch
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.prepared import PreparedMixture
+from hypert5_jax.data.rows import Arrays, RowFormat
+from hypert5_jax.data.sampler import Sampler
+
+# Steps are numbered below this; Grain wants a length.
+_ENDLESS = 2**40
+
+
+class _Steps:
+    """A Grain source whose item s is one host's share of the batch of step s.
+
+    Packed, the arrays are one bytes object: Grain would move arrays between processes
+    through shared memory, and leave those behind that were made ahead at the end.
+    """
+
+    def __init__(
+        self, sampler: Sampler, contexts: int, first: int, count: int, packed: bool
+    ):
+        self._sampler = sampler
+        self._contexts, self._first, self._count = contexts, first, count
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return _ENDLESS
+
+    def __getitem__(self, step: int) -> Arrays | bytes:
+        start = int(step) * self._contexts + self._first
+        arrays = self._sampler.arrays(np.arange(start, start + self._count))
+        return pickle.dumps(arrays) if self._packed else arrays
+
+
+def batches(
+    mixture: PreparedMixture,
+    row_format: RowFormat,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    host_index: int = 0,
+    host_count: int = 1,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+    """Endless batches from `start_step` on, as NumPy arrays.
+
+    Args:
+      mixture: the prepared mixture.
+      row_format: what a row holds.
+      batch_size: B, target examples of the global batch.
+      seed: decides everything that is drawn.
+      start_step: the step of the first batch returned.
+      host_index: which host this is, in [0, host_count).
+      host_count: hosts that share each batch; host h gets its h-th equal slice.
+      num_workers: processes that make batches ahead; 0 uses two threads.
+
+    Returns:
+      An iterator of Batch with batch_size / host_count target examples.
+
+    Raises:
+      UserError: sizes that do not divide, or a mixture that cannot serve the format.
+    """
+    shared = row_format.targets_per_context
+    if batch_size < 1 or batch_size % (shared * host_count):
+        raise UserError(
+            f"batch_size {batch_size} is not a positive multiple of "
+            f"targets_per_context x hosts = {shared} x {host_count}"
+        )
+    if not 0 <= host_index < host_count:
+        raise UserError(f"host_index {host_index} is not below host_count {host_count}")
+    import grain  # here, so that formats and errors do not wait for it
+
+    sampler = Sampler(mixture, row_format, seed)
+    contexts = batch_size // shared
+    share = contexts // host_count
+    steps = _Steps(sampler, contexts, host_index * share, share, num_workers > 0)
+    threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    if num_workers:
+        threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    data = grain.MapDataset.source(steps)[start_step:].to_iter_dataset(threads)
+    if num_workers:
+        _let_grain_start_processes()
+        data = data.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=num_workers, per_worker_buffer_size=2
+            )
+        )
+    return _read(data)
+
+
+def _read(data: Iterable[Arrays | bytes]) -> Iterator[Batch]:
+    """Makes batches of what threads or workers hand over: arrays, nothing of JAX."""
+    arrays = iter(data)
+    try:
+        for one in arrays:
+            yield Batch(*(pickle.loads(one) if isinstance(one, bytes) else one))
+    finally:
+        # Ends the workers now, not when the interpreter takes itself apart.
+        if hasattr(arrays, "close"):
+            arrays.close()
+
+
+def _let_grain_start_processes() -> None:
+    """Grain's workers ask for absl flags, which only an absl program has parsed.
+
+    Grain has imported absl itself; marking its flags as parsed leaves their defaults.
+    """
+    flags = sys.modules["absl.flags"].FLAGS
+    if not flags.is_parsed():
+        flags.mark_as_parsed()

@@ -1,0 +1,223 @@
+"""Preparing a mixture: unit by unit, in parallel, resumable; see writer.py."""
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.prepared import MANIFEST_FILE
+from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
+from hypert5_jax.preparation import seqio_tasks, writer
+from hypert5_jax.preparation.modules import find_provider
+from hypert5_jax.preparation.progress import Progress
+
+_REPORT_EVERY = 1000  # examples
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One piece of work, in words another process understands."""
+
+    mixture: str
+    split: str
+    modules: tuple[str, ...]
+    task: str
+    shard: tuple[int, int]
+    directory: Path
+    vocabulary: Vocabulary
+    lengths: Mapping[str, int] | None
+    seed: int
+    settings: str
+
+    @property
+    def name(self) -> str:
+        safe = re.sub(r"[^\w.\-]", "_", self.task)
+        return f"{safe}-{self.shard[0]:05d}-of-{self.shard[1]:05d}"
+
+
+def prepare_mixture(
+    name: str,
+    split: str,
+    output_dir: str | Path,
+    modules: Sequence[str] = (),
+    num_workers: int = 1,
+    lengths: Mapping[str, int] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Path:
+    """Tokenises a seqio task or mixture into `{output_dir}/{name}/{split}`.
+
+    A folder that is complete is left as it is; one that was interrupted is continued.
+
+    Args:
+      name: of a seqio Task or Mixture.
+      split: the split to prepare.
+      output_dir: above the folders of all mixtures.
+      modules: what to import so that the name is registered.
+      num_workers: processes; more than one needs `modules` that register the name.
+      lengths: `sequence_length` for preprocessors that want it; cuts nothing else.
+      seed: for preprocessors that draw.
+      overwrite: starts afresh.
+
+    Returns:
+      `{output_dir}/{name}`, for `data.prepared.open_mixture`.
+
+    Raises:
+      UserError: unknown name or split, unreadable data, another vocabulary than that
+        of the data already there.
+    """
+    provider = find_provider(name, modules)
+    seqio_tasks.start_tensorflow()
+    rated = seqio_tasks.tasks_of(provider, split)
+    tasks = {task_name: task for task_name, (task, _) in rated.items()}
+    vocabulary, model = seqio_tasks.vocabulary_of(tasks)
+    home = Path(output_dir) / name
+    directory = home / split
+    if overwrite and directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _only_one(directory):
+        if (directory / MANIFEST_FILE).exists():
+            _check_existing(directory, vocabulary)
+            writer.remove_unit_files(directory)
+            return home
+        for left_over in directory.glob(".*.tmp"):
+            left_over.unlink()
+        if model is not None:
+            writer.replace_file(directory / MODEL_FILE, model)
+        readable = seqio_tasks.with_model(vocabulary, directory)
+        chosen = {"lengths": dict(lengths) if lengths else None, "seed": seed}
+        settings = json.dumps([vocabulary.to_json(), chosen], sort_keys=True)
+        digest = hashlib.sha256(settings.encode()).hexdigest()
+        units = [
+            _Unit(
+                *(name, split, tuple(modules), task_name, (number, count)),
+                *(directory, readable, lengths, seed, digest),
+            )
+            for task_name, task in tasks.items()
+            for count in [seqio_tasks.unit_count(task, split)]
+            for number in range(count)
+        ]
+        _run(units, tasks, num_workers)
+        sources = [
+            writer.Source(
+                name=task_name,
+                rate=rate,
+                metrics=seqio_tasks.metric_names(task),
+                units=tuple(unit.name for unit in units if unit.task == task_name),
+            )
+            for task_name, (task, rate) in rated.items()
+        ]
+        writer.write_manifest(
+            directory, name, split, sources, vocabulary, model, chosen
+        )
+    return home
+
+
+def _check_existing(directory: Path, vocabulary: Vocabulary) -> None:
+    fields = json.loads((directory / MANIFEST_FILE).read_text())["vocabulary"]
+    if fields["fingerprint"] != vocabulary.fingerprint:
+        raise UserError(
+            f"{directory} was prepared with vocabulary {fields['fingerprint'][:12]}, "
+            f"the task now declares {vocabulary.fingerprint[:12]}; prepare into another "
+            "folder, or again with --overwrite"
+        )
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Lets a second process wait; the system drops the lock of one that is killed."""
+    lock = directory / ".lock"
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run(units: Sequence[_Unit], tasks: Mapping[str, Any], num_workers: int) -> None:
+    open_units = [
+        unit
+        for unit in units
+        if not writer.unit_is_done(unit.directory, unit.name, unit.settings)
+    ]
+    name = f"{units[0].mixture}/{units[0].split}"
+    progress = Progress(name, len(units), len(units) - len(open_units))
+    if num_workers <= 1 or len(open_units) <= 1:
+        for unit in open_units:
+            _write(unit, tasks[unit.task], progress)
+            progress.add(0, unit_done=True)
+    else:
+        _run_in_processes(open_units, num_workers, progress)
+    progress.close()
+
+
+def _run_in_processes(
+    units: Sequence[_Unit], num_workers: int, progress: Progress
+) -> None:
+    with ProcessPoolExecutor(
+        min(num_workers, len(units)),
+        # A forked TensorFlow can deadlock.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_follow_parent,
+    ) as pool:
+        running = {pool.submit(_write_in_process, unit) for unit in units}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for result in done:
+                    progress.add(result.result(), unit_done=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _follow_parent() -> None:
+    """Ends this worker when its parent is gone, also one killed without a word."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_in_process(unit: _Unit) -> int:
+    provider = find_provider(unit.mixture, unit.modules)
+    seqio_tasks.start_tensorflow()
+    task, _ = seqio_tasks.tasks_of(provider, unit.split)[unit.task]
+    return _write(unit, task, None)
+
+
+def _write(unit: _Unit, task: Any, progress: Progress | None) -> int:
+    count = 0
+
+    def counted(items: Iterable[writer.Item]) -> Iterator[writer.Item]:
+        nonlocal count
+        for item in items:
+            yield item
+            count += 1
+            if progress is not None and count % _REPORT_EVERY == 0:
+                progress.add(_REPORT_EVERY)
+
+    items = seqio_tasks.read_items(
+        *(task, unit.split, unit.vocabulary, unit.shard, unit.lengths, unit.seed)
+    )
+    writer.write_unit(
+        unit.directory, unit.name, counted(items), unit.task, unit.settings
+    )
+    if progress is not None:
+        progress.add(count % _REPORT_EVERY)
+    return count

@@ -1,0 +1,128 @@
+"""Finding seqio tasks and mixtures by name, a user's own included."""
+
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hypert5_jax.core.errors import UserError
+
+
+def checkout_tasks() -> Path | None:
+    """The `tasks` folder beside the package, in a checkout; None where installed."""
+    folder = Path(__file__).resolve().parents[2] / "tasks"
+    return folder if folder.is_dir() else None
+
+
+def import_module(name: str) -> ModuleType:
+    """Imports a module that registers tasks.
+
+    `tasks.…` of the checkout is found from any working directory and never looked for
+    behind another package of that name; a user's module also beside where they stand.
+
+    Raises:
+      UserError: there is no such module, or it fails for want of another.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    folder = checkout_tasks()
+    if folder is not None and name.startswith("tasks."):
+        file = folder / f"{name.removeprefix('tasks.')}.py"
+        if file.exists():
+            return _load(name, file)
+    if name.endswith(".py") and Path(name).exists():
+        return _load(Path(name).stem, Path(name))
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--module={name}: {error}; give the name of an importable module, or the "
+            "path of a .py file, that registers seqio tasks"
+        ) from error
+
+
+def _load(name: str, file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def find_provider(name: str, modules: Sequence[str] = ()) -> Any:
+    """The seqio Task or Mixture of that name.
+
+    Imports `modules` first; if the name is then unknown, the checkout's own tasks.
+
+    Raises:
+      UserError: nobody registered that name; near names are listed. Or seqio is not
+        installed.
+    """
+    try:
+        with _quietly():
+            import seqio
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{name!r} has to be prepared, which needs {error.name}: pip install "
+            "hypert5_jax[data], or prepare it on another machine and copy the files"
+        ) from error
+
+    for module in modules:
+        import_module(module)
+
+    def names() -> set[str]:
+        return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+
+    folder = checkout_tasks()
+    if name not in names() and folder is not None:
+        # sni_train is likely to be in sni.py: the others need not be imported then.
+        files = sorted(folder.glob("[a-z]*.py"))
+        for file in sorted(files, key=lambda file: not name.startswith(file.stem)):
+            if name not in names():
+                import_module(f"tasks.{file.stem}")
+    if name not in names():
+        near = get_close_matches(name, names(), n=5, cutoff=0.3)
+        raise UserError(
+            f"no seqio task or mixture is called {name!r}; near names: "
+            f"{', '.join(near) or 'none'}. Name the module that registers it with "
+            "--module=my_tasks"
+        )
+    return seqio.get_mixture_or_task(name)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Holds back what TensorFlow's libraries say while they are loaded.
+
+    They report on accelerators they do not find, before any log level applies; what
+    they say is shown after all if loading fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

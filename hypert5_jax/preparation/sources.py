@@ -1,0 +1,70 @@
+"""A seqio source made of files and a Python function that reads one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+
+class FilesSource(seqio.DataSource):
+    """Examples read from files by Python, one shard per file.
+
+    Args:
+      files: gives the files of a split, in order; called when they are needed, so that
+        a task can be registered where its data is absent.
+      read: yields the examples of one file of a split.
+      signature: the TensorSpec of each feature.
+      splits: the splits there are.
+      num_input_examples: number of examples of each split, where known.
+    """
+
+    def __init__(
+        self,
+        files: Callable[[str], Sequence[Path]],
+        read: Callable[[str, Path], Iterator[Mapping[str, Any]]],
+        signature: Mapping[str, tf.TensorSpec],
+        splits: Sequence[str],
+        num_input_examples: Mapping[str, int] | None = None,
+    ):
+        super().__init__(splits, num_input_examples)
+        self._files = files
+        self._read = read
+        self._signature = dict(signature)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """One file is the smallest shard."""
+        return False
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """The files of the split."""
+        return [str(path) for path in self._files(split)]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """The examples of the split, or of every n-th file of it."""
+        files = list(self._files(split))
+        if shard_info is not None:
+            files = files[shard_info.index :: shard_info.num_shards]
+
+        def examples() -> Iterator[Mapping[str, Any]]:
+            for path in files:
+                yield from self._read(split, path)
+
+        data = tf.data.Dataset.from_generator(
+            examples, output_signature=self._signature
+        )
+        return data.shuffle(1000, seed=seed) if shuffle else data
+
+
+TEXT = tf.TensorSpec([], tf.string)
+TEXTS = tf.TensorSpec([None], tf.string)
+IDS = tf.TensorSpec([None], tf.int32)
