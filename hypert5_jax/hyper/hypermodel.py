@@ -65,6 +65,8 @@ class Hypermodel(nn.Module):
         return self.heads(self.representations(hyper_inputs, deterministic))
 
 
+# Padding, EOS and unknown come first in a T5 vocabulary.
+FIRST_WORD = 3
 # What a hypermodel has beyond the T5 it starts from.
 NEW = ("slots", "heads")
 
@@ -90,6 +92,20 @@ def module_names(params: dict[str, Any]) -> dict[str, Any]:
         "heads": params["heads"],
         "slots": params["slots"]["embedding"],
     }
+
+
+def vocabulary_slots(embedding: Array, downstream: T5Config, variant: Variant) -> Array:
+    """Slots that start as words: [2P | 3L, d] rows of embedding [v, d].
+
+    The slots of each site start as the first words after the special ids 0 to 2, which
+    SentencePiece orders by frequency, over again where there are more slots than words.
+    """
+    spec = variant.spec
+    assert spec is not None
+    groups = heads.slot_groups(spec, downstream.sites).values()
+    words = embedding[FIRST_WORD:]
+    rows = [jnp.arange(group.stop - group.start) % len(words) for group in groups]
+    return words[jnp.concatenate(rows)]
 
 
 def from_t5(new: dict[str, Any], t5: dict[str, Any]) -> dict[str, Any]:

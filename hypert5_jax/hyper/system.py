@@ -24,6 +24,7 @@ from hypert5_jax.hyper.hypermodel import (
     flat_names,
     from_t5,
     module_names,
+    vocabulary_slots,
 )
 from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.phi.types import Phi
@@ -116,7 +117,12 @@ class System:
         params = jax.jit(new_parts)(rng)
         params["downstream"] = jax.tree.map(jnp.asarray, t5)
         if "hypermodel" in params:
-            params["hypermodel"] = from_t5(params["hypermodel"], t5)
+            new = params["hypermodel"]
+            if self.variant.head.slot_init == "vocabulary":
+                table = params["downstream"]["token_embedder"]["embedding"]
+                slots = vocabulary_slots(table, self.downstream, self.variant)
+                new["slots"] = {"embedding": slots.astype(jnp.float32)}
+            params["hypermodel"] = from_t5(new, t5)
         return params
 
     def abstract_params(self) -> Params:

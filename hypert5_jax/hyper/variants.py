@@ -30,7 +30,11 @@ class HeadConfig:
       divide_by_sqrt_width: divide φ by sqrt(emb_dim) (A14, off).
       gate: which LoRA factor tanh(gate) multiplies: "up" (b), "both" or "none" (A12).
       gate_init: raw gate at the start; 0 makes the first φ a no-op.
-      slot_init_std: of the learned decoder inputs.
+      slot_init: how slots start beside a given T5: "normal", or "vocabulary": as the
+        embeddings of the first words of its vocabulary, the most frequent ones, as in
+        prompt tuning (Lester et al., 2021, section 3.2). A slot that starts as a word
+        looks for that word in the context, which sets slots apart from the first step.
+      slot_init_std: of normal slots.
       bidirectional_buckets: give later slots relative-position buckets of their own in
         the non-causal decoder; off keeps the pretrained table's meaning (A15).
     """
@@ -40,6 +44,7 @@ class HeadConfig:
     divide_by_sqrt_width: bool = False
     gate: str = "up"
     gate_init: float = 0.0
+    slot_init: str = "normal"
     slot_init_std: float = 1.0
     bidirectional_buckets: bool = False
 
@@ -51,6 +56,11 @@ class HeadConfig:
         if self.gate not in ("up", "both", "none"):
             raise UserError(
                 f"HeadConfig.gate={self.gate!r}: expected 'up', 'both' or 'none'"
+            )
+        if self.slot_init not in ("normal", "vocabulary"):
+            raise UserError(
+                f"HeadConfig.slot_init={self.slot_init!r}: expected 'normal' or "
+                "'vocabulary'"
             )
         if self.gate == "both" and self.gate_init == 0.0:
             raise UserError(

@@ -102,7 +102,13 @@ def phi_variants():
                 )
 
 
-@pytest.mark.parametrize("variant", phi_variants(), ids=str)
+def name_of(variant):
+    """A short test id."""
+    cross = variant.prefix.cross_attention
+    return f"{variant.source}-{variant.adaptation}-{variant.parametrisation}-{cross}"
+
+
+@pytest.mark.parametrize("variant", phi_variants(), ids=name_of)
 def test_every_source_writes_the_shapes_of_the_one_authority(variant):
     system = System(TINY, variant)
     batch = random_batch(rows=4, contexts=2)
@@ -160,6 +166,22 @@ def test_a_hypermodel_starts_as_its_t5_except_for_what_is_new():
     for path in hyper.keys() - new:
         np.testing.assert_array_equal(hyper[path], flat[path])
     assert new and all(np.isfinite(hyper[path]).all() for path in new)
+
+
+@pytest.mark.parametrize("adaptation", ["prefix", "lora"])
+def test_slots_can_start_as_the_most_frequent_words(adaptation):
+    variant = Variant(
+        adaptation, prefix=PrefixSpec(3), head=HeadConfig(slot_init="vocabulary")
+    )
+    system = System(TINY, variant)
+    t5 = random_params(system, seed=7)["downstream"]
+    words = t5["token_embedder"]["embedding"][3:]
+    slots = system.init_from_t5(jax.random.key(0), t5)["hypermodel"]["slots"]
+    groups = {"prefix": [3, 3], "lora": [2, 3, 3]}[adaptation]
+    expected = np.concatenate([words[:width] for width in groups])
+    np.testing.assert_array_equal(slots["embedding"], expected)
+    with pytest.raises(UserError, match="slot_init"):
+        HeadConfig(slot_init="words")
 
 
 def test_a_checkpoint_of_another_model_is_refused_naming_the_parameter():

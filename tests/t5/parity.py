@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypert5_jax.core import trees
-from hypert5_jax.t5 import loss, network, stacking
+from hypert5_jax.t5 import loss, network, stacking, stacks
 from hypert5_jax.t5.config import SIZES, T5Config
 from tests.t5 import hf_weights
 
@@ -90,7 +90,7 @@ def ours(case: Case, weights: dict[str, np.ndarray], **changes: Any) -> Outcome:
     @partial(jax.value_and_grad, has_aux=True)
     def mean_loss(params: Any) -> tuple[jax.Array, jax.Array]:
         logits = network.T5(cfg).apply({"params": params}, inputs, targets)
-        mask = (targets != network.PAD).astype(jnp.float32)
+        mask = (targets != stacks.PAD).astype(jnp.float32)
         sums = loss.cross_entropy(logits, targets, mask)
         return sums.total / sums.weight, logits
 

@@ -1,0 +1,94 @@
+"""One encoder layer and one decoder layer: attention blocks and MLP, pre-normed."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from hypert5_jax.core import axes
+from hypert5_jax.phi.types import StackPhi
+from hypert5_jax.t5.config import T5Config
+from hypert5_jax.t5.layers import Attention, LayerCache, LayerNorm, Mlp, dropout
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and MLP, each pre-normed, dropped out and added."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self, x: Array, phi: StackPhi | None, bias: Array, deterministic: bool
+    ) -> tuple[Array, None]:
+        cfg = self.config
+        dtype = jnp.dtype(cfg.dtype)
+        site = phi.self_attention if phi is not None else None
+        y = LayerNorm(dtype, name="pre_attention_layer_norm")(x)
+        y = Attention(cfg, name="attention")(y, y, bias, site, deterministic)
+        x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+        y = LayerNorm(dtype, name="pre_mlp_layer_norm")(x)
+        y = Mlp(cfg, name="mlp")(y, deterministic)
+        x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+        return nn.with_logical_constraint(
+            x, (axes.BATCH, axes.LENGTH, axes.EMBED)
+        ), None
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and MLP."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        dtype = jnp.dtype(self.config.dtype)
+        self.pre_self_attention_layer_norm = LayerNorm(dtype)
+        self.self_attention = Attention(self.config)
+        self.pre_cross_attention_layer_norm = LayerNorm(dtype)
+        self.encoder_decoder_attention = Attention(self.config)
+        self.pre_mlp_layer_norm = LayerNorm(dtype)
+        self.mlp = Mlp(self.config)
+
+    def __call__(
+        self,
+        x: Array,
+        inputs: tuple[StackPhi | None, LayerCache | None],
+        encoded: Array | None,
+        self_bias: Array,
+        cross_bias: Array,
+        index: Array | None,
+        deterministic: bool,
+    ) -> tuple[Array, LayerCache | None]:
+        cfg = self.config
+        phi, cache = inputs
+        own = phi.self_attention if phi is not None else None
+        cross = phi.cross_attention if phi is not None else None
+
+        y = self.pre_self_attention_layer_norm(x)
+        keys, values = self.self_attention.keys_values(y, own)
+        if cache is not None:
+            assert index is not None
+            start = (0, index, 0, 0)
+            keys = jax.lax.dynamic_update_slice(cache.self_keys, keys, start)
+            values = jax.lax.dynamic_update_slice(cache.self_values, values, start)
+            cache = dataclasses.replace(cache, self_keys=keys, self_values=values)
+        y = self.self_attention.attend(y, keys, values, self_bias, own, deterministic)
+        x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+
+        y = self.pre_cross_attention_layer_norm(x)
+        attention = self.encoder_decoder_attention
+        if cache is None or cache.cross_keys is None or cache.cross_values is None:
+            assert encoded is not None
+            keys, values = attention.keys_values(encoded, cross)
+        else:
+            keys, values = cache.cross_keys, cache.cross_values
+        if cache is not None:
+            cache = dataclasses.replace(cache, cross_keys=keys, cross_values=values)
+        y = attention.attend(y, keys, values, cross_bias, cross, deterministic)
+        x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+        x = nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
+        return x, cache
