@@ -79,7 +79,7 @@ class QuickstartRun:
       head: of the hypermodel.
       pretrain, hyperpretrain, tune, learn: the stages; `learn` is the ceiling's, its
         batch_size counts the examples of each task.
-      relative_bias_scale, tie_keys: the base's random start, see t5/head_start.py.
+      relative_bias_scale: of the base's random start, see t5/head_start.py.
       evaluation_draws: contexts per held-out task.
       evaluation_examples: judged examples per context.
       seeds: one whole run of training for each.
@@ -95,7 +95,6 @@ class QuickstartRun:
     learn: Stage
     pieces: int = 420
     relative_bias_scale: float = 1.0
-    tie_keys: bool = False
     evaluation_draws: int = 2
     evaluation_examples: int = 16
     seeds: tuple[int, ...] = (0,)

@@ -1,0 +1,1 @@
+"""Using a trained system: scoring, and later decoding and adapting."""

@@ -1,0 +1,1 @@
+"""The quickstart's generated world: documents, tasks and vocabulary; nothing is downloaded."""

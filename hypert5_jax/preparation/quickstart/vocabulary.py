@@ -1,0 +1,65 @@
+"""A small SentencePiece vocabulary trained on the quickstart's own text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from hypert5_jax.preparation.quickstart.documents import document, skill_text
+from hypert5_jax.preparation.quickstart.world import (
+    FRAMES,
+    KNOWN,
+    OWNERS,
+    VALUES,
+    made_up_words,
+)
+
+VARIABLE = "QUICKSTART_VOCABULARY"
+_LINES = 6000
+
+
+def train_vocabulary(path: Path, pieces: int = 480, seed: int = 0) -> Path:
+    """Writes a BPE model of `pieces` pieces to `path`; equal seeds give equal bytes.
+
+    Every word of the world is one piece, the things first, as frequent words are one
+    piece of a large vocabulary; other text falls into shorter pieces. Id 0 is padding,
+    1 EOS, as in T5.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=_lines(seed),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=pieces,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        user_defined_symbols=[f"▁{word}" for word in world_words()],
+        num_threads=1,
+        minloglevel=2,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(model.getvalue())
+    partial.replace(path)
+    return path
+
+
+def world_words() -> list[str]:
+    """Every word the world is made of, once, things first."""
+    values = [value for values in VALUES.values() for value in values]
+    return list(dict.fromkeys([*KNOWN, *made_up_words(), *FRAMES, *OWNERS, *values]))
+
+
+def _lines(seed: int) -> Iterator[str]:
+    rng = np.random.default_rng([seed, 17])
+    words = made_up_words()
+    for _ in range(_LINES):
+        text = document(rng, words)
+        yield f"{text.a} {text.b} {text.c} {text.d}"
+        yield " ".join(skill_text(rng))

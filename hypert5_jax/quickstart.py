@@ -1,0 +1,403 @@
+"""python -m hypert5_jax.quickstart --gin_file=gin/quickstart.gin : the paper, small.
+
+A tiny T5 is pretrained on generated text and frozen; a hypermodel is hyperpretrained
+with CACLM, then tuned on many tasks; held-out tasks are judged by where their φ comes
+from. `--seeds=0,1,2` trains once per seed. Finished stages are not made again.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hypert5_jax.config import cli, gin_files, registry
+from hypert5_jax.config.quickstart_cases import (
+    KINDS,
+    TASK_GROUPS,
+    Data,
+    cases_of,
+    list_cases,
+    numbered_tasks,
+)
+from hypert5_jax.config.quickstart_run import QuickstartRun, Stage
+from hypert5_jax.core import trees
+from hypert5_jax.core.batch import Batch
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.data import stream
+from hypert5_jax.data.contexts import evaluation_rows
+from hypert5_jax.data.prepared import PreparedMixture
+from hypert5_jax.data.rows import to_arrays
+from hypert5_jax.data.vocabulary import Vocabulary
+from hypert5_jax.evaluation.context_columns import (
+    Shape,
+    Tally,
+    judge,
+    slice_phi,
+)
+from hypert5_jax.hyper.system import System
+from hypert5_jax.hyper.variants import Variant
+from hypert5_jax.inference.scoring import Scorer
+from hypert5_jax.preparation.first_use import ensure_prepared
+from hypert5_jax.preparation.quickstart import corpus, vocabulary
+from hypert5_jax.preparation.quickstart.tasks import all_tasks
+from hypert5_jax.reporting.quickstart_report import markdown, write_report
+from hypert5_jax.reporting.writers import JsonlWriter
+from hypert5_jax.t5.head_start import head_start
+from hypert5_jax.training.loop import train
+from hypert5_jax.training.state import InitialParams, random_params
+
+
+class Clock:
+    """Prints what begins and keeps how long each part took, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        print(f"\n== {name}", flush=True)
+        start = time.monotonic()
+        result = work()
+        self.seconds[name] = round(time.monotonic() - start, 1)
+        return result
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the front door; raises what config.cli turns into messages."""
+    started = time.monotonic()
+    # 1. configuration
+    registry.add(Stage)
+    registry.add(QuickstartRun)
+    arguments = gin_files.read_arguments(
+        "hypert5_jax.quickstart", __doc__, [_seeds_binding(arg) for arg in argv]
+    )
+    run, config_text = gin_files.build(QuickstartRun, arguments)
+    if arguments.dry_run:
+        print(config_text)
+        return 0
+    home = Path(run.output_dir)
+    clock = Clock()
+
+    # 2. text, vocabulary and prepared files, the same for every seed
+    data = clock("generate and prepare the data", lambda: prepare(run, home))
+
+    # 3. training and evaluation, once per seed
+    tables = []
+    for seed in run.seeds:
+        table = run_seed(run, data, home / f"seed_{seed}", seed, clock)
+        if table is None:
+            print("stopped; the same command continues from there")
+            return 0
+        tables.append(table)
+
+    # 4. the table of all seeds
+    about = {
+        "seeds": list(run.seeds),
+        "seconds": clock.seconds,
+        "total_seconds": round(time.monotonic() - started, 1),
+    }
+    write_report(home, tables, about)
+    print(f"\n{markdown(tables)}")
+    print(f"{about['total_seconds']:.0f} s; table and figure: {home}/table.md, .png")
+    return 0
+
+
+def _seeds_binding(argument: str) -> str:
+    """`--seeds=0,1` as the binding of the gin setting it stands for."""
+    name, _, value = argument.partition("=")
+    if name != "--seeds":
+        return argument
+    return f"--gin.QuickstartRun.seeds=({value.rstrip(',')},)"
+
+
+def prepare(run: QuickstartRun, home: Path) -> Data:
+    """Trains the vocabulary and prepares all data sets, where they are not there yet."""
+    place = home / f"data-{corpus.fingerprint()}-{run.pieces}"
+    model = place / "vocabulary.model"
+    if not model.exists():
+        vocabulary.train_vocabulary(model, run.pieces)
+    os.environ[vocabulary.VARIABLE] = str(model.resolve())
+    names = ("pretrain", "caclm", *TASK_GROUPS)
+    mixtures = {
+        (name, split): ensure_prepared(
+            f"quickstart_{name}", split, place, modules=("tasks.quickstart",)
+        )
+        for name in names
+        for split in ("train", "test")
+    }
+    for mixture in mixtures.values():
+        mixture.require_vocabulary(rows=run.model.vocab_size)
+    return Data(mixtures)
+
+
+def run_seed(
+    run: QuickstartRun, data: Data, home: Path, seed: int, clock: Clock
+) -> dict | None:
+    """All stages of one seed; its table, or None if SIGTERM stopped it."""
+    # The base: a T5 that has read text, frozen from here on.
+    base_system = System(
+        run.model, Variant("none", "none", trainable=("downstream",), context="none")
+    )
+
+    def fresh() -> InitialParams:
+        begin = random_params(base_system, seed)
+        t5 = head_start(begin.params["downstream"], run.model, run.relative_bias_scale)
+        return InitialParams({"downstream": t5}, begin.origins)
+
+    def stage(name: str, system: System, settings: Stage, mixture: str, begin) -> Any:
+        title = f"seed {seed}: {name}, {settings.steps} steps"
+        return clock(
+            title,
+            lambda: train_stage(
+                system,
+                settings,
+                data[mixture, "train"],
+                begin,
+                home / name,
+                seed,
+                notes=f"relative_bias_scale={run.relative_bias_scale}",
+            ),
+        )
+
+    base = stage("base", base_system, run.pretrain, "pretrain", fresh)
+    if base is None:
+        return None
+
+    # The hypermodel: starts as the base, first on documents, then on tasks.
+    system = System(run.model, Variant(prefix=run.prefix, head=run.head))
+    begin = around_base(system, base, data["train", "train"].vocabulary, seed)
+    read = stage("hyperpretrain", system, run.hyperpretrain, "caclm", begin)
+    if read is None:
+        return None
+    documents = judge_documents(run, system, read, data)
+    begin = InitialParams(
+        {**begin.params, "hypermodel": read["hypermodel"]},
+        {**begin.origins, "hypermodel": "hyperpretraining"},
+    )
+    tuned = stage("tune", system, run.tune, "train", begin)
+    if tuned is None:
+        return None
+
+    # The judgement: same targets, same frozen T5, φ from different places.
+    table = clock(
+        f"seed {seed}: learn φ per task (ceiling) and evaluate",
+        lambda: {
+            "documents": documents,
+            **judge_tasks(run, system, tuned, data, home, seed),
+        },
+    )
+    write_report(home, [table], {"seeds": [seed], "seconds": clock.seconds})
+    return table
+
+
+def train_stage(
+    system: System,
+    settings: Stage,
+    mixture: PreparedMixture,
+    begin: Any,
+    directory: Path,
+    seed: int,
+    notes: str | None = None,
+) -> dict[str, Any] | None:
+    """Trains (or finds trained) one stage; all groups' parameters, None if stopped."""
+    row = settings.row_format(system.variant.context)
+    start = [] if notes is None else [notes]
+    kept = [repr(system), repr(settings), mixture.vocabulary.fingerprint, *start]
+    remember(directory, kept)
+    result = train(
+        system,
+        settings.train_config(seed),
+        lambda step: stream.batches(
+            mixture, row, settings.batch_size, seed, start_step=step
+        ),
+        begin,
+        directory=str(directory),
+        writers=[JsonlWriter(directory / "metrics.jsonl")],
+        vocabulary=mixture.vocabulary.fingerprint,
+        label=directory.name,
+    )
+    return None if result.stopped else dict(result.params)
+
+
+def remember(directory: Path, settings: list[str]) -> None:
+    """Notes what a stage is trained with, so that another is not taken for it.
+
+    Raises:
+      UserError: the folder holds a stage of other settings.
+    """
+    digest = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:16]
+    note = directory / "settings.json"
+    if note.exists() and json.loads(note.read_text())["digest"] != digest:
+        raise UserError(
+            f"{directory} was trained with other settings; give --gin.OUTPUT_DIR "
+            "another folder, or remove this one"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"digest": digest, "settings": settings}, indent=1))
+
+
+def around_base(
+    system: System, base: dict[str, Any], words: Vocabulary, seed: int
+) -> InitialParams:
+    """A system whose T5 is the base.
+
+    The markers <x> and <y>, which the base never met, start as the full stop and the
+    "is" that stand where they stand: "my cat is ZUMA ." and "<x> my cat <y> ZUMA".
+    """
+    params = dict(
+        jax.jit(system.init_from_t5)(jax.random.key(seed), base["downstream"])
+    )
+    flat = trees.flatten(params["hypermodel"])
+    table = flat["token_embedder/embedding"]
+    for marker, word in ((words.x_id, "."), (words.y_id, "is")):
+        table = table.at[marker].set(table[words.encode(word)[-1]])
+    flat["token_embedder/embedding"] = table
+    params["hypermodel"] = trees.unflatten(flat)
+    return InitialParams(params, {group: "base" for group in params})
+
+
+def judge_documents(
+    run: QuickstartRun, system: System, params: dict[str, Any], data: Data
+) -> dict[str, dict[str, float]]:
+    """C's scores with the right A and D, another document's, none, and without φ."""
+    row = run.hyperpretrain.row_format("hypermodel")
+    shape = Shape(cases=96, examples=1, options=0, **row.lengths)
+    scorer = Scorer(system, params)
+    plain = Scorer(without_phi(system), {"downstream": params["downstream"]})
+    columns = {}
+    for kind in ("right", "other", "empty"):
+        rows = evaluation_rows(
+            data["caclm", "test"], "quickstart_caclm", row, seed=0, kind=kind
+        )
+        cases = cases_of(rows)
+        found = judge(scorer, cases, shape, lambda ids, _: scorer.phi(ids))
+        columns[kind] = sum(found, Tally()).scores()
+    found = judge(plain, cases, shape, None)
+    return {**columns, "none": sum(found, Tally()).scores()}
+
+
+def without_phi(system: System) -> System:
+    """The downstream T5 of a system by itself."""
+    return replace(
+        system, variant=Variant("none", "none", trainable=(), context="none")
+    )
+
+
+def judge_tasks(
+    run: QuickstartRun,
+    system: System,
+    params: dict[str, Any],
+    data: Data,
+    home: Path,
+    seed: int,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """{group: {column: scores}} of training tasks, held-out tasks, held-out family."""
+    row = replace(run.tune.row_format("hypermodel"), min_shots=None)
+    listed = list_cases(run, data, row)
+    cases = {kind: [case for _, case in found] for kind, found in listed.items()}
+    groups = [group for group, _ in listed["right"]]
+    options = max(len(o) for case in cases["right"] for o in case.options)
+    shape = Shape(24, run.evaluation_examples, options, **row.lengths)
+    scorer = Scorer(system, params)
+    plain = Scorer(without_phi(system), {"downstream": params["downstream"]})
+    tallies = {
+        kind: judge(scorer, cases[kind], shape, lambda ids, _: scorer.phi(ids))
+        for kind in KINDS
+    }
+    tallies["none"] = judge(plain, cases["right"], shape, None)
+    phi = learn_phi(run, params["downstream"], data, home, seed)
+    if phi is not None:
+        tallies["learned"] = judge(
+            scorer,
+            cases["right"],
+            shape,
+            lambda _, start: slice_phi(phi, start, shape.cases),
+        )
+    needs_pairs = {task.name: task.needs_pairs for task in all_tasks()}
+    chosen: dict[str, list[int]] = {
+        group: [i for i, g in enumerate(groups) if g == group] for group in TASK_GROUPS
+    }
+    pairs = [i for i in chosen["heldout"] if needs_pairs[cases["right"][i].task]]
+    chosen = {
+        "train": chosen["train"],
+        "heldout": chosen["heldout"],
+        "heldout_pairs": pairs,
+        "family": chosen["family"],
+    }
+    return {
+        group: {
+            column: sum((found[i] for i in here), Tally()).scores()
+            for column, found in tallies.items()
+        }
+        for group, here in chosen.items()
+    }
+
+
+def learn_phi(
+    run: QuickstartRun, base: Any, data: Data, home: Path, seed: int
+) -> Any | None:
+    """One φ per case learned by gradient on its task's training examples, all at once.
+
+    The label words of a case are those of its contexts. None if SIGTERM stopped it.
+    """
+    settings = run.learn
+    row = settings.row_format("none")
+    examples = []
+    for group, task, draw in numbered_tasks(run, data):
+        mixture = data[group, "train"]
+        rows = evaluation_rows(
+            mixture, task, settings.row_format("hypermodel"), draw, "empty"
+        )
+        examples.append((rows.inputs, rows.targets))
+    variant = Variant(
+        source="learned",
+        trainable=("phi",),
+        context="none",
+        prefix=run.prefix,
+        learned_batch=len(examples),
+        learned_init_std=0.5,
+    )
+    system = System(run.model, variant)
+
+    def batches(start: int) -> Iterator[Batch]:
+        step = start
+        while True:
+            rng = np.random.default_rng([seed, step])
+            inputs, targets = [], []
+            for sources, answers in examples:
+                for i in rng.integers(len(sources), size=settings.batch_size):
+                    inputs.append(sources[i])
+                    targets.append(answers[i])
+            contexts: list[list[int]] = [[] for _ in inputs]
+            yield Batch(*to_arrays(contexts, inputs, targets, row))
+            step += 1
+
+    def fresh() -> InitialParams:
+        begin = random_params(system, seed)
+        origins = {**begin.origins, "downstream": "base"}
+        return InitialParams({**begin.params, "downstream": base}, origins)
+
+    place = home / "learned_phi"
+    remember(place, [repr(system), repr(settings)])
+    result = train(
+        system,
+        settings.train_config(seed),
+        batches,
+        fresh,
+        directory=str(place),
+        label="learned_phi",
+    )
+    if result.stopped:
+        return None
+    phi = system.make_phi(dict(result.params), np.zeros((1, 0), np.int32))
+    return jax.device_get(phi)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,66 @@
+"""The quickstart's generated world as seqio tasks: declarations over a pure generator.
+
+    quickstart_pretrain    text, then its continuation: skills by name, whole documents
+    quickstart_caclm       documents: the hypermodel reads A and D, the T5 gets B, C is asked
+    quickstart_train       the training tasks, one logical task each
+    quickstart_heldout     compositions never trained on, label words never trained on
+    quickstart_family      a family never trained on, label words never trained on
+
+Splits `train` and `test`; a test input never occurs in `train`. The SentencePiece model is
+that of `$QUICKSTART_VOCABULARY` (`runs/quickstart/vocabulary.model` without it), which
+`python -m hypert5_jax.quickstart` trains.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import seqio
+
+from hypert5_jax.preparation.quickstart import corpus
+from hypert5_jax.preparation.quickstart.vocabulary import VARIABLE
+from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
+
+MODEL = os.environ.get(VARIABLE, "runs/quickstart/vocabulary.model")
+PLAIN = {"inputs": TEXT, "targets": TEXT}
+TASK = PLAIN | {"task": TEXT, "options": TEXTS, "label_pool": TEXTS}
+
+
+def read(
+    rows: Callable[[str], Iterator[Mapping[str, Any]]], split: str, _: Path
+) -> Iterator[Mapping[str, Any]]:
+    """The rows of a split; there is no file to read."""
+    return rows(split)
+
+
+def register(
+    name: str,
+    rows: Callable[[str], Iterator[Mapping[str, Any]]],
+    signature: Mapping[str, Any],
+) -> None:
+    """Registers a task whose rows a function of the split generates."""
+    vocabulary = seqio.SentencePieceVocabulary(MODEL, extra_ids=2)
+    seqio.TaskRegistry.add(
+        name,
+        FilesSource(
+            lambda split: [Path("generated")],
+            partial(read, rows),
+            signature,
+            splits=["train", "test"],
+        ),
+        output_features={
+            "inputs": seqio.Feature(vocabulary, add_eos=False),
+            "targets": seqio.Feature(vocabulary, add_eos=True),
+        },
+        preprocessors=[],
+        metric_fns=[],
+    )
+
+
+register("quickstart_pretrain", corpus.pretraining_rows, PLAIN)
+register("quickstart_caclm", corpus.document_rows, PLAIN | {"context": TEXT})
+register("quickstart_train", partial(corpus.task_rows, "train"), TASK)
+register("quickstart_heldout", partial(corpus.task_rows, "heldout"), TASK)
+register("quickstart_family", partial(corpus.task_rows, "family"), TASK)
