@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from hypert5_jax.checkpoints import manifest
+from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.core.errors import UserError
 
 Tree = Any
@@ -72,7 +73,7 @@ class CheckpointStore:
     """
 
     def __init__(self, directory: str | epath.Path, config: CheckpointConfig):
-        self.directory = epath.Path(directory)
+        self.directory = absolute(directory)
         self.config = config
         self._writer: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
@@ -268,7 +269,7 @@ def load_params(path: str | epath.Path) -> tuple[dict[str, Tree], epath.Path]:
     Raises:
       UserError: there is no checkpoint, or none that is whole.
     """
-    path = epath.Path(path)
+    path = absolute(path)
     place = _find(path)
     if place is None:
         raise UserError(

@@ -14,6 +14,7 @@ import tensorstore as ts
 from etils import epath
 from flax import serialization
 
+from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.stacking import unstack_layers
@@ -25,7 +26,7 @@ VERSION = 3
 def is_t5x(path: str) -> bool:
     """Whether `path` looks like a T5X checkpoint: a directory with an index, or a file
     that starts as T5X's msgpack map does."""
-    root = epath.Path(path)
+    root = absolute(path)
     if root.is_dir():
         return (root / INDEX).is_file()
     if not root.is_file():
@@ -44,7 +45,7 @@ def load_t5(path: str) -> dict[str, Any]:
     Raises:
       UserError: nothing there, not a T5X checkpoint, or a part of it is damaged.
     """
-    root = epath.Path(path)
+    root = absolute(path)
     file = root / INDEX if root.is_dir() else root
     if not file.is_file():
         raise UserError(
@@ -80,7 +81,7 @@ def save_t5(path: str, params: dict[str, Any], step: int = 0) -> None:
         "version": VERSION,
         "optimizer": {"target": trees.unflatten(target), "state": state},
     }
-    file = epath.Path(path)
+    file = absolute(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".partial")
     temporary.write_bytes(serialization.msgpack_serialize(content))

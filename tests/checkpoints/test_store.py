@@ -163,3 +163,13 @@ def test_parameters_are_read_from_a_run_a_folder_or_a_step(tmp_path):
         )
     with pytest.raises(UserError, match="no checkpoint at .*nowhere"):
         load_params(tmp_path / "nowhere")
+
+
+def test_a_relative_folder_is_one_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written("runs/one", [3])
+    assert newest("runs/one").step == 3
+    params, _ = load_params("runs/one")
+    np.testing.assert_array_equal(
+        params["hypermodel"]["a"]["kernel"], PARAMS["hypermodel"]["a"]["kernel"] * 3
+    )
