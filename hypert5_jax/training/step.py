@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from hypert5_jax.core.batch import Batch
+from hypert5_jax.core.errors import UserError
 from hypert5_jax.training.state import TrainState
 
 Sums = dict[str, Array]
@@ -42,7 +43,17 @@ def make_step(
     Returns:
       a function to be compiled; its sums are float32 scalars over the whole batch:
       LossSums by name, and `grad_norm` (of the mean loss' gradient, before clipping).
+
+    Raises:
+      UserError: microbatches of several φ learned side by side, each of which owns
+        consecutive rows that microbatches would tear apart.
     """
+    if microbatches > 1 and system.variant.learned_batch > 1:
+        raise UserError(
+            f"microbatches={microbatches} with learned_batch="
+            f"{system.variant.learned_batch}: each learned φ owns consecutive rows of "
+            "the batch, which microbatches would tear apart; use microbatches=1"
+        )
 
     def gradient(trainable, frozen, batch: Batch, rng: Array):
         def summed_loss(train):

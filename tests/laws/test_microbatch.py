@@ -5,8 +5,12 @@ import numpy as np
 import optax
 import pytest
 
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.hyper.system import System
+from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.training.state import new_state, partition
 from hypert5_jax.training.step import make_step, split
+from tests.models import TINY
 from tests.training import toy
 
 SYSTEM = toy.ToySystem(trainable=("hypermodel", "downstream"), dropout_rate=0.0)
@@ -71,3 +75,11 @@ def test_dropout_is_drawn_from_seed_and_step():
 
     assert losses(0) == losses(0)
     assert len({*losses(0), *losses(1)}) == 4
+
+
+def test_several_learned_phi_and_microbatches_are_refused():
+    variant = Variant(
+        source="learned", trainable=("phi",), context="none", learned_batch=2
+    )
+    with pytest.raises(UserError, match="learned_batch=2"):
+        make_step(System(TINY, variant), optax.sgd(1.0), seed=0, microbatches=2)

@@ -30,7 +30,7 @@ class ToySystem:
 
     @property
     def variant(self):
-        return types.SimpleNamespace(trainable=self.trainable)
+        return types.SimpleNamespace(trainable=self.trainable, learned_batch=1)
 
     def init(self, rng):
         a, b, c, d, e = jax.random.split(rng, 5)
