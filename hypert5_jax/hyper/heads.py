@@ -41,6 +41,9 @@ def slot_count(spec: Spec, sites: Mapping[str, Site]) -> int:
     return max(group.stop for group in slot_groups(spec, sites).values())
 
 
+_zeros, _ones = nn.initializers.zeros, nn.initializers.ones
+
+
 class Head(nn.Module):
     """[norm ->] Linear(d) -> tanh -> Linear(features), the form both figures give."""
 
@@ -90,17 +93,29 @@ class Head(nn.Module):
         return y / math.sqrt(width) if cfg.divide_by_sqrt_width else y
 
 
-_zeros, _ones = nn.initializers.zeros, nn.initializers.ones
+class _Heads(nn.Module):
+    """What both kinds of heads are given, and how they name their parts."""
 
-
-class PrefixHeads(nn.Module):
-    """Representations -> prefixes of every layer; also prefix tuning's MLPs."""
-
-    spec: PrefixSpec
+    spec: Any
     sites: Mapping[str, Site]
     config: HeadConfig
     norm: str
     dtype: Any
+
+    def _part(self, site: str, part: str, features: int) -> Head:
+        """The head of one part of φ; call it within a compact method."""
+        name = _label(site, part)
+        return Head(features, self.config, self.norm, self.dtype, name=name)
+
+
+def _label(site: str, part: str) -> str:
+    return f"{site.replace('/', '_')}_{part}"
+
+
+class PrefixHeads(_Heads):
+    """Representations -> prefixes of every layer; also prefix tuning's MLPs."""
+
+    spec: PrefixSpec
 
     @nn.compact
     def __call__(self, x: Array) -> types.Phi:
@@ -116,26 +131,16 @@ class PrefixHeads(nn.Module):
 
     def _head(self, name: str, part: str, x: Array) -> Array:
         site = self.sites[name]
-        head = Head(
-            site.layers * site.joined_kv,
-            self.config,
-            self.norm,
-            self.dtype,
-            name=f"{name.replace('/', '_')}_{part}",
-        )
+        head = self._part(name, part, site.layers * site.joined_kv)
         n, p = x.shape[:2]
         y = head(x).reshape(n, p, site.layers, site.heads, site.head_dim)
         return y.transpose(2, 0, 1, 3, 4)
 
 
-class LoRAHeads(nn.Module):
+class LoRAHeads(_Heads):
     """Representations -> low-rank factors of every layer, with a gate per layer."""
 
     spec: LoRASpec
-    sites: Mapping[str, Site]
-    config: HeadConfig
-    norm: str
-    dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> types.Phi:
@@ -152,14 +157,7 @@ class LoRAHeads(nn.Module):
         """(up [n, l, rank, out], down [n, l, rank, in]): index 0 and 1 of Figure 8."""
         site, rank = self.sites[name], self.spec.rank
         width_in, width_out = site.map_dims(map_name)
-        label = f"{name.replace('/', '_')}_{map_name}"
-        head = Head(
-            rank * (width_out + width_in),
-            self.config,
-            self.norm,
-            self.dtype,
-            name=label,
-        )
+        head = self._part(name, map_name, rank * (width_out + width_in))
         n, layers = x.shape[:2]
         y = head(x)
         up = y[..., : rank * width_out].reshape(n, layers, rank, width_out)
@@ -168,7 +166,7 @@ class LoRAHeads(nn.Module):
         if self.config.gate == "none":
             return up, down
         gate = self.param(
-            f"{label}_gate",
+            f"{_label(name, map_name)}_gate",
             nn.with_logical_partitioning(
                 nn.initializers.constant(self.config.gate_init), (axes.LAYERS,)
             ),
