@@ -123,7 +123,7 @@ def prepare(run: QuickstartRun, home: Path) -> Data:
     if not model.exists():
         vocabulary.train_vocabulary(model, run.pieces)
     os.environ[vocabulary.VARIABLE] = str(model.resolve())
-    names = ("pretrain", "caclm", *TASK_GROUPS)
+    names = ("first", "pretrain", "caclm", *TASK_GROUPS)
     mixtures = {
         (name, split): ensure_prepared(
             f"quickstart_{name}", split, place, modules=("tasks.quickstart",)
@@ -165,7 +165,11 @@ def run_seed(
             ),
         )
 
-    base = stage("base", base_system, run.pretrain, "pretrain", fresh)
+    first = stage("first", base_system, run.first, "first", fresh)
+    if first is None:
+        return None
+    begin = InitialParams(first, {"downstream": "first"})
+    base = stage("base", base_system, run.pretrain, "pretrain", begin)
     if base is None:
         return None
 
@@ -247,16 +251,15 @@ def around_base(
 ) -> InitialParams:
     """A system whose T5 is the base.
 
-    The markers <x> and <y>, which the base never met, start as the full stop and the
-    "is" that stand where they stand: "my cat is ZUMA ." and "<x> my cat <y> ZUMA".
+    The marker <x>, which the base never met, starts as the full stop that stands where
+    it stands: "my cat ZUMA . the dog" and "<x> my cat <y> ZUMA <x> the dog".
     """
     params = dict(
         jax.jit(system.init_from_t5)(jax.random.key(seed), base["downstream"])
     )
     flat = trees.flatten(params["hypermodel"])
     table = flat["token_embedder/embedding"]
-    for marker, word in ((words.x_id, "."), (words.y_id, "is")):
-        table = table.at[marker].set(table[words.encode(word)[-1]])
+    table = table.at[words.x_id].set(table[words.encode(".")[-1]])
     flat["token_embedder/embedding"] = table
     params["hypermodel"] = trees.unflatten(flat)
     return InitialParams(params, {group: "base" for group in params})

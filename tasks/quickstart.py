@@ -1,5 +1,6 @@
 """The quickstart's generated world as seqio tasks: declarations over a pure generator.
 
+    quickstart_first       text, then its continuation: two or three facts, said plainly
     quickstart_pretrain    text, then its continuation: skills by name, whole documents
     quickstart_caclm       documents: the hypermodel reads A and D, the T5 gets B, C is asked
     quickstart_train       the training tasks, one logical task each
@@ -59,6 +60,7 @@ def register(
     )
 
 
+register("quickstart_first", corpus.first_rows, PLAIN)
 register("quickstart_pretrain", corpus.pretraining_rows, PLAIN)
 register("quickstart_caclm", corpus.document_rows, PLAIN | {"context": TEXT})
 register("quickstart_train", partial(corpus.task_rows, "train"), TASK)

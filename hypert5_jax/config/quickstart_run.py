@@ -21,8 +21,9 @@ class Stage:
     Attributes:
       steps: updates.
       batch_size: target examples per step.
-      learning_rate: the peak; linear warm-up, linear decay.
+      learning_rate: the peak, after a linear warm-up.
       warmup_steps: of it.
+      schedule: of it, as ScheduleConfig.name.
       lengths: tokens of hyper_inputs, inputs, targets.
       targets_per_context: target examples that share one φ.
       max_shots: examples in a context, where the data set has no context of its own.
@@ -35,6 +36,7 @@ class Stage:
     learning_rate: float
     lengths: Mapping[str, int]
     warmup_steps: int = 50
+    schedule: str = "linear"
     targets_per_context: int = 1
     max_shots: int = 0
     min_shots: int | None = None
@@ -61,7 +63,9 @@ class Stage:
             log_every=max(1, self.steps // 20),
             optimiser=OptimiserConfig(),
             schedule=ScheduleConfig(
-                learning_rate=self.learning_rate, warmup_steps=self.warmup_steps
+                name=self.schedule,
+                learning_rate=self.learning_rate,
+                warmup_steps=self.warmup_steps,
             ),
             checkpoints=CheckpointConfig(every=max(100, self.steps // 4), keep=1),
         )
@@ -77,8 +81,9 @@ class QuickstartRun:
       pieces: size of the SentencePiece vocabulary.
       prefix: φ.
       head: of the hypermodel.
-      pretrain, hyperpretrain, tune, learn: the stages; `learn` is the ceiling's, its
-        batch_size counts the examples of each task.
+      first, pretrain, hyperpretrain, tune, learn: the stages; `first` is pretraining
+        on the easiest text, `learn` the ceiling's, its batch_size counts the examples
+        of each task.
       relative_bias_scale: of the base's random start, see t5/head_start.py.
       evaluation_draws: contexts per held-out task.
       evaluation_examples: judged examples per context.
@@ -89,6 +94,7 @@ class QuickstartRun:
     model: T5Config
     prefix: PrefixSpec
     head: HeadConfig
+    first: Stage
     pretrain: Stage
     hyperpretrain: Stage
     tune: Stage

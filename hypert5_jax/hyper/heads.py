@@ -104,11 +104,12 @@ class _Heads(nn.Module):
 
     def _part(self, site: str, part: str, features: int) -> Head:
         """The head of one part of φ; call it within a compact method."""
-        name = _label(site, part)
+        name = label(site, part)
         return Head(features, self.config, self.norm, self.dtype, name=name)
 
 
-def _label(site: str, part: str) -> str:
+def label(site: str, part: str) -> str:
+    """Name of the head that writes `part` of φ at `site`."""
     return f"{site.replace('/', '_')}_{part}"
 
 
@@ -166,7 +167,7 @@ class LoRAHeads(_Heads):
         if self.config.gate == "none":
             return up, down
         gate = self.param(
-            f"{_label(name, map_name)}_gate",
+            f"{label(name, map_name)}_gate",
             nn.with_logical_partitioning(
                 nn.initializers.constant(self.config.gate_init), (axes.LAYERS,)
             ),

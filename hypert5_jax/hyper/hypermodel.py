@@ -8,12 +8,12 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from hypert5_jax.core import axes
 from hypert5_jax.hyper import heads
+from hypert5_jax.hyper.start import NEW
 from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.phi.types import Phi
 from hypert5_jax.t5.config import T5Config
@@ -65,12 +65,6 @@ class Hypermodel(nn.Module):
         return self.heads(self.representations(hyper_inputs, deterministic))
 
 
-# Padding, EOS and unknown come first in a T5 vocabulary.
-FIRST_WORD = 3
-# What a hypermodel has beyond the T5 it starts from.
-NEW = ("slots", "heads")
-
-
 def flat_names(params: dict[str, Any]) -> dict[str, Any]:
     """Module tree -> group tree.
 
@@ -92,33 +86,3 @@ def module_names(params: dict[str, Any]) -> dict[str, Any]:
         "heads": params["heads"],
         "slots": params["slots"]["embedding"],
     }
-
-
-def vocabulary_slots(embedding: Array, downstream: T5Config, variant: Variant) -> Array:
-    """Slots that start as words: [2P | 3L, d] rows of embedding [v, d].
-
-    The slots of each site start as the first words after the special ids 0 to 2, which
-    SentencePiece orders by frequency, over again where there are more slots than words.
-    """
-    spec = variant.spec
-    assert spec is not None
-    groups = heads.slot_groups(spec, downstream.sites).values()
-    words = embedding[FIRST_WORD:]
-    rows = [jnp.arange(group.stop - group.start) % len(words) for group in groups]
-    return words[jnp.concatenate(rows)]
-
-
-def from_t5(new: dict[str, Any], t5: dict[str, Any]) -> dict[str, Any]:
-    """A hypermodel that starts as a T5: everything of its own but what is new.
-
-    Args:
-      new: the "slots" and "heads" of a fresh hypermodel.
-      t5: a T5's group of the same sizes and layer layout.
-
-    Returns:
-      the hypermodel group: `new` beside t5's embedder, encoder and decoder in float32,
-      without logits_dense, which a hypermodel has no use for.
-    """
-    decoder = {k: v for k, v in t5["decoder"].items() if k != "logits_dense"}
-    start = {**{k: t5[k] for k in ("token_embedder", "encoder")}, "decoder": decoder}
-    return {**jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), start), **new}

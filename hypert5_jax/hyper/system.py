@@ -18,14 +18,8 @@ from hypert5_jax.core import trees
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper import learned
-from hypert5_jax.hyper.hypermodel import (
-    NEW,
-    Hypermodel,
-    flat_names,
-    from_t5,
-    module_names,
-    vocabulary_slots,
-)
+from hypert5_jax.hyper.hypermodel import Hypermodel, flat_names, module_names
+from hypert5_jax.hyper.start import NEW, beside_t5
 from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.phi.types import Phi
 from hypert5_jax.t5.config import T5Config
@@ -117,12 +111,9 @@ class System:
         params = jax.jit(new_parts)(rng)
         params["downstream"] = jax.tree.map(jnp.asarray, t5)
         if "hypermodel" in params:
-            new = params["hypermodel"]
-            if self.variant.head.slot_init == "vocabulary":
-                table = params["downstream"]["token_embedder"]["embedding"]
-                slots = vocabulary_slots(table, self.downstream, self.variant)
-                new["slots"] = {"embedding": slots.astype(jnp.float32)}
-            params["hypermodel"] = from_t5(new, t5)
+            params["hypermodel"] = beside_t5(
+                params["hypermodel"], t5, self.downstream, self.variant
+            )
         return params
 
     def abstract_params(self) -> Params:

@@ -26,7 +26,9 @@ class HeadConfig:
       norm: first step of a generated-direct head: "layer" (mean-centred, bias, eps
         1e-5, as written), "rms" or "none" (A13). The mlp parametrisation has none: it is
         prefix tuning's MLP.
-      output_init_std: of the last linear map (A14).
+      output_init: how a prefix's heads start beside a given T5: "normal", or
+        "projections": as the T5's own key and value maps, see hyper/start.py.
+      output_init_std: of a normal last linear map (A14).
       divide_by_sqrt_width: divide φ by sqrt(emb_dim) (A14, off).
       gate: which LoRA factor tanh(gate) multiplies: "up" (b), "both" or "none" (A12).
       gate_init: raw gate at the start; 0 makes the first φ a no-op.
@@ -40,6 +42,7 @@ class HeadConfig:
     """
 
     norm: str = "layer"
+    output_init: str = "normal"
     output_init_std: float = 0.02
     divide_by_sqrt_width: bool = False
     gate: str = "up"
@@ -61,6 +64,11 @@ class HeadConfig:
             raise UserError(
                 f"HeadConfig.slot_init={self.slot_init!r}: expected 'normal' or "
                 "'vocabulary'"
+            )
+        if self.output_init not in ("normal", "projections"):
+            raise UserError(
+                f"HeadConfig.output_init={self.output_init!r}: expected 'normal' or "
+                "'projections'"
             )
         if self.gate == "both" and self.gate_init == 0.0:
             raise UserError(
@@ -140,6 +148,13 @@ class Variant:
             yield (
                 f"parametrisation='mlp' with adaptation={self.adaptation!r}; the "
                 "reparametrisation MLP is prefix tuning's"
+            )
+        prefix_heads = generated and self.adaptation == "prefix"
+        if self.head.output_init == "projections" and not prefix_heads:
+            yield (
+                f"HeadConfig.output_init='projections' with {source}, adaptation="
+                f"{self.adaptation!r}; key and value maps can start the heads of a "
+                "generated prefix only"
             )
         if self.learned_batch < 1 or (self.learned_batch > 1 and not learned):
             yield (

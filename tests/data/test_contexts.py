@@ -81,6 +81,25 @@ def test_shuffled_targets_belong_to_no_shot_of_theirs(mixture):
         assert kept == max(0, 2 * max(count.values()) - len(pairs))
 
 
+def test_options_written_for_each_input_are_shuffled_by_their_choice(tmp_path):
+    def item(i):
+        own = tuple([4000 + i, word, EOS] for word in (501, 502))
+        return Item(None, Example([4000 + i], own[i % 2], None, own))
+
+    tasks = {"own_options": [item(i) for i in range(20)]}
+    mixture = write_mixture(tmp_path / "toy", tasks)
+    right, other = (
+        shots_of(evaluation_rows(mixture, "own_options", ROW, 2, kind).contexts[0])
+        for kind in ("right", "shuffled_targets")
+    )
+    assert [x for x, _ in right] == [x for x, _ in other]
+    assert all(list(x) == list(y[:1]) for x, y in other)
+    words = [[y[1] for _, y in shots] for shots in (right, other)]
+    assert Counter(words[0]) == Counter(words[1])
+    kept = sum(a == b for a, b in zip(*words, strict=True))
+    assert kept == max(0, 2 * max(Counter(words[0]).values()) - len(right)) < len(right)
+
+
 @pytest.mark.parametrize("values", ["", "a", "ab", "aab", "aabb", "aaab", "abcabc"])
 def test_as_few_targets_as_possible_keep_their_place(values):
     order = changed_about([[ord(v)] for v in values], hash_of(3))

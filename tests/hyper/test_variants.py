@@ -155,35 +155,6 @@ def test_a_learned_phi_can_start_from_a_finished_one(spec):
         learned.from_phi(other, TINY, variant)
 
 
-def test_a_hypermodel_starts_as_its_t5_except_for_what_is_new():
-    system = System(TINY, Variant(prefix=PrefixSpec(3)))
-    t5 = random_params(system, seed=7)["downstream"]
-    params = system.init_from_t5(jax.random.key(0), t5)
-    hyper = trees.flatten(params["hypermodel"])
-    new = {path for path in hyper if path.startswith(("slots/", "heads/"))}
-    flat = trees.flatten(t5)
-    assert hyper.keys() - new == flat.keys() - {"decoder/logits_dense/kernel"}
-    for path in hyper.keys() - new:
-        np.testing.assert_array_equal(hyper[path], flat[path])
-    assert new and all(np.isfinite(hyper[path]).all() for path in new)
-
-
-@pytest.mark.parametrize("adaptation", ["prefix", "lora"])
-def test_slots_can_start_as_the_most_frequent_words(adaptation):
-    variant = Variant(
-        adaptation, prefix=PrefixSpec(3), head=HeadConfig(slot_init="vocabulary")
-    )
-    system = System(TINY, variant)
-    t5 = random_params(system, seed=7)["downstream"]
-    words = t5["token_embedder"]["embedding"][3:]
-    slots = system.init_from_t5(jax.random.key(0), t5)["hypermodel"]["slots"]
-    groups = {"prefix": [3, 3], "lora": [2, 3, 3]}[adaptation]
-    expected = np.concatenate([words[:width] for width in groups])
-    np.testing.assert_array_equal(slots["embedding"], expected)
-    with pytest.raises(UserError, match="slot_init"):
-        HeadConfig(slot_init="words")
-
-
 def test_a_checkpoint_of_another_model_is_refused_naming_the_parameter():
     system = System(TINY, Variant())
     larger = System(dataclasses.replace(TINY, mlp_dim=44), Variant())

@@ -49,6 +49,15 @@ def rng_of(*parts: str | int) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32("/".join(map(str, parts)).encode()))
 
 
+def first_rows(split: str) -> Iterator[Row]:
+    """The easiest text, for the base's first steps: two or three facts, said plainly."""
+    rng = rng_of("first", split)
+    words = made_up_words()
+    for _ in range(PRETRAINING_ROWS[split]):
+        text, continuation = reading(rng, words, plain=True)
+        yield {"inputs": text, "targets": continuation}
+
+
 def pretraining_rows(split: str) -> Iterator[Row]:
     """Text and its continuation, as a language model meets them."""
     rng = rng_of("pretrain", split)

@@ -1,7 +1,12 @@
 """Documents in four segments A B C D whose C only A and D make predictable, and skill texts.
 
-`document` draws what nobody can know beforehand (who likes what, what is called by which
-made-up word) and states it in A and D; B leads up to C and reveals nothing of it.
+A document names things by made-up words, as nobody can know beforehand: "my cat ZUMA .
+the dog FIDA ." The facts stand in A and D; B mentions a thing ("our cat") and C names it
+("cat ZUMA"), which nothing in B reveals. C says the thing again on purpose: a name is
+then always what follows its thing, and the habit the base learns, to look up what follows
+the word just said, is one that φ can serve. Answering at once with the name, a T5 as often
+learned to mark the right fact while reading the question beside it, where a φ that has
+never seen the question cannot help.
 `reading` is the same text as a language model meets it: the beginning, then how it goes
 on. `skill_text` names the skills of the tasks, as a real language model has met many by
 name in web text.
@@ -15,19 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypert5_jax.preparation.quickstart.tasks import FORMS, framed
-from hypert5_jax.preparation.quickstart.world import (
-    KNOWN,
-    OWNERS,
-    VALUES,
-    choose,
-)
+from hypert5_jax.preparation.quickstart.world import KNOWN, VALUES, choose
 
 # How many facts go on after the beginning of a document in pretraining.
-GOES_ON = 1
-# Most facts of a document.
+GOES_ON = 2
+# Most facts of a document. Short documents on purpose: looking facts up is learned
+# several times sooner from three facts than from seven.
 MOST = 4
 # Share of pretraining documents that go on with one answer instead.
-ANSWERS = 0.75
+ANSWERS = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,48 +42,43 @@ class Document:
     more: str
 
 
-def document(rng: np.random.Generator, words: Sequence[str]) -> Document:
-    """A random document; `words` are the made-up words it may use."""
-    size = int(rng.integers(2, 4))
-    if rng.random() < 0.75:
-        said = dict(
-            zip(choose(rng, tuple(KNOWN), size), choose(rng, words, size), strict=True)
-        )
-        return _document(rng, said, lambda thing: f"{framed(thing, rng)} is")
-    said = dict(
-        zip(choose(rng, OWNERS, size), choose(rng, tuple(KNOWN), size), strict=True)
-    )
-    return _document(rng, said, lambda owner: f"{owner} likes")
-
-
-def _document(
-    rng: np.random.Generator, said: dict[str, str], lead: Callable[[str], str]
+def document(
+    rng: np.random.Generator, words: Sequence[str], plain: bool = False
 ) -> Document:
-    """Facts "lead(subject) object ." for every subject, up to MOST in all.
+    """A random document; `words` are the made-up words it may use.
 
-    Short documents on purpose: looking facts up is learned several times sooner from
-    three facts than from seven.
+    Facts about one to three things, some said more than once. A `plain` one says two or
+    three facts once and without the word before the thing: "cat ZUMA . dog FIDA ."
     """
-    subjects = choose(rng, list(said), len(said))
-    again = int(rng.integers(MOST - len(said) + 1))
-    subjects += [str(rng.choice(subjects)) for _ in range(again)]
-    order = [subjects[i] for i in rng.permutation(len(subjects))]
-    facts = [f"{lead(subject)} {said[subject]} ." for subject in order]
+    size = int(rng.integers(2, 4))
+    names = zip(choose(rng, tuple(KNOWN), size), choose(rng, words, size), strict=True)
+    said = dict(names)
+    lead: Callable[[str], str] = (
+        (lambda thing: thing) if plain else (lambda thing: framed(thing, rng))
+    )
+    if plain:
+        subjects = list(said)
+    else:
+        many = [name for name in said for _ in range(MOST)]
+        subjects = choose(rng, many, int(rng.integers(size, MOST + 1)))
+    facts = [f"{lead(subject)} {said[subject]} ." for subject in subjects]
     half = (len(facts) + 1) // 2
     asked = str(rng.choice(subjects))
     more = [str(rng.choice(subjects)) for _ in range(GOES_ON)]
     return Document(
         a=" ".join(facts[:half]),
         b=lead(asked),
-        c=f"{said[asked]} .",
+        c=f"{asked} {said[asked]}",
         d=" ".join(facts[half:]),
         more=" ".join(f"{lead(subject)} {said[subject]} ." for subject in more),
     )
 
 
-def reading(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]:
+def reading(
+    rng: np.random.Generator, words: Sequence[str], plain: bool = False
+) -> tuple[str, str]:
     """(text, its continuation): a document whose facts all come before C."""
-    text = document(rng, words)
+    text = document(rng, words, plain)
     if rng.random() < ANSWERS:
         return f"{text.a} {text.d} {text.b}", text.c
     return f"{text.a} {text.d}", text.more

@@ -1,8 +1,8 @@
 """The quickstart's small text tasks: three families, composed, some compositions held out.
 
 * ``call``: which of two or three things is meant, under label words drawn anew for each
-  context ("my cat" -> "ZUMA", "the dog" -> "FIDA"). Only the input-target pairs tell
-  which word stands for what.
+  context ("my cat" -> "cat ZUMA", "the dog" -> "dog FIDA"). Only the input-target
+  pairs tell which word stands for what.
 * ``tell``: an attribute of a thing, said in one of several forms ("my cat" -> "grey !").
   The set of outputs alone tells the task.
 * ``sort``: a thing's kind, also under label words drawn anew. The whole family is held
@@ -51,7 +51,8 @@ class ToyTask:
     """What a task is: its family, the attribute and how the answer is given.
 
     `detail` is the form of a ``tell`` task; `values` are the classes of a ``call`` task
-    (things) or a ``sort`` task (kinds), class k answering ``<label_k>``.
+    (things) or a ``sort`` task (kinds), class k answering with the thing and
+    ``<label_k>``.
     """
 
     family: str
@@ -95,10 +96,10 @@ def example(task: ToyTask, rng: np.random.Generator) -> Example:
     if task.family == "tell":
         return _tell(task, rng)
     k = int(rng.integers(len(task.values)))
-    options = tuple(f"<label_{i}>" for i in range(len(task.values)))
     thing = task.values[k]
     if task.family == "sort":
         thing = str(rng.choice(things_with("kind", thing)))
+    options = tuple(f"{thing} <label_{i}>" for i in range(len(task.values)))
     return Example(framed(thing, rng), options[k], options)
 
 

@@ -13,8 +13,6 @@ from hypert5_jax.preparation.quickstart.documents import document, skill_text
 from hypert5_jax.preparation.quickstart.world import (
     FRAMES,
     KNOWN,
-    OWNERS,
-    VALUES,
     made_up_words,
 )
 
@@ -51,9 +49,10 @@ def train_vocabulary(path: Path, pieces: int = 480, seed: int = 0) -> Path:
 
 
 def world_words() -> list[str]:
-    """Every word the world is made of, once, things first."""
-    values = [value for values in VALUES.values() for value in values]
-    return list(dict.fromkeys([*KNOWN, *made_up_words(), *FRAMES, *OWNERS, *values]))
+    """Every word of the quickstart's text, once, things first."""
+    known = [*KNOWN, *made_up_words(), *FRAMES]
+    spoken = [word for line in _lines(seed=0) for word in line.split()]
+    return [*known, *sorted(set(spoken) - set(known))]
 
 
 def _lines(seed: int) -> Iterator[str]:

@@ -2,8 +2,7 @@
 
 Everything the quickstart says is about these things. What a thing *is* (its kind, colour,
 size and place) never changes: it is what a language model would know of the world. What is
-drawn anew for each document or context (who likes what, what is called "ZUMA") is never
-here.
+drawn anew for each document or context (what is called "ZUMA") is never here.
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ VALUES: dict[str, tuple[str, ...]] = {
     for attribute in ATTRIBUTES
 }
 
-OWNERS = ("anna", "ben", "carla", "david", "emma", "frank", "greta", "henry")
 # What stands before a thing, as in "my cat".
 FRAMES = (
     *("a", "the", "my", "this", "one", "your"),
