@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,8 @@ import jax
 import numpy as np
 
 from hypert5_jax.config import cli, gin_files, registry
-from hypert5_jax.config.quickstart_cases import (
-    KINDS,
-    TASK_GROUPS,
-    Data,
-    cases_of,
-    list_cases,
-    numbered_tasks,
-)
+from hypert5_jax.config.quickstart_cases import TASK_GROUPS, Data, numbered_tasks
+from hypert5_jax.config.quickstart_judgement import judge_documents, judge_tasks
 from hypert5_jax.config.quickstart_run import QuickstartRun, Stage
 from hypert5_jax.core import trees
 from hypert5_jax.core.batch import Batch
@@ -35,18 +28,11 @@ from hypert5_jax.data.contexts import evaluation_rows
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.data.rows import to_arrays
 from hypert5_jax.data.vocabulary import Vocabulary
-from hypert5_jax.evaluation.context_columns import (
-    Shape,
-    Tally,
-    judge,
-    slice_phi,
-)
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
-from hypert5_jax.inference.scoring import Scorer
+from hypert5_jax.phi.types import Phi
 from hypert5_jax.preparation.first_use import ensure_prepared
 from hypert5_jax.preparation.quickstart import corpus, vocabulary
-from hypert5_jax.preparation.quickstart.tasks import all_tasks
 from hypert5_jax.reporting.quickstart_report import markdown, write_report
 from hypert5_jax.reporting.writers import JsonlWriter
 from hypert5_jax.t5.head_start import head_start
@@ -193,7 +179,9 @@ def run_seed(
         f"seed {seed}: learn φ per task (ceiling) and evaluate",
         lambda: {
             "documents": documents,
-            **judge_tasks(run, system, tuned, data, home, seed),
+            **judge_tasks(
+                run, system, tuned, data, learn_phi(run, tuned, data, home, seed)
+            ),
         },
     )
     write_report(home, [table], {"seeds": [seed], "seconds": clock.seconds})
@@ -265,86 +253,9 @@ def around_base(
     return InitialParams(params, {group: "base" for group in params})
 
 
-def judge_documents(
-    run: QuickstartRun, system: System, params: dict[str, Any], data: Data
-) -> dict[str, dict[str, float]]:
-    """C's scores with the right A and D, another document's, none, and without φ."""
-    row = run.hyperpretrain.row_format("hypermodel")
-    shape = Shape(cases=96, examples=1, options=0, **row.lengths)
-    scorer = Scorer(system, params)
-    plain = Scorer(without_phi(system), {"downstream": params["downstream"]})
-    columns = {}
-    for kind in ("right", "other", "empty"):
-        rows = evaluation_rows(
-            data["caclm", "test"], "quickstart_caclm", row, seed=0, kind=kind
-        )
-        cases = cases_of(rows)
-        found = judge(scorer, cases, shape, lambda ids, _: scorer.phi(ids))
-        columns[kind] = sum(found, Tally()).scores()
-    found = judge(plain, cases, shape, None)
-    return {**columns, "none": sum(found, Tally()).scores()}
-
-
-def without_phi(system: System) -> System:
-    """The downstream T5 of a system by itself."""
-    return replace(
-        system, variant=Variant("none", "none", trainable=(), context="none")
-    )
-
-
-def judge_tasks(
-    run: QuickstartRun,
-    system: System,
-    params: dict[str, Any],
-    data: Data,
-    home: Path,
-    seed: int,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """{group: {column: scores}} of training tasks, held-out tasks, held-out family."""
-    row = replace(run.tune.row_format("hypermodel"), min_shots=None)
-    listed = list_cases(run, data, row)
-    cases = {kind: [case for _, case in found] for kind, found in listed.items()}
-    groups = [group for group, _ in listed["right"]]
-    options = max(len(o) for case in cases["right"] for o in case.options)
-    shape = Shape(24, run.evaluation_examples, options, **row.lengths)
-    scorer = Scorer(system, params)
-    plain = Scorer(without_phi(system), {"downstream": params["downstream"]})
-    tallies = {
-        kind: judge(scorer, cases[kind], shape, lambda ids, _: scorer.phi(ids))
-        for kind in KINDS
-    }
-    tallies["none"] = judge(plain, cases["right"], shape, None)
-    phi = learn_phi(run, params["downstream"], data, home, seed)
-    if phi is not None:
-        tallies["learned"] = judge(
-            scorer,
-            cases["right"],
-            shape,
-            lambda _, start: slice_phi(phi, start, shape.cases),
-        )
-    needs_pairs = {task.name: task.needs_pairs for task in all_tasks()}
-    chosen: dict[str, list[int]] = {
-        group: [i for i, g in enumerate(groups) if g == group] for group in TASK_GROUPS
-    }
-    pairs = [i for i in chosen["heldout"] if needs_pairs[cases["right"][i].task]]
-    chosen = {
-        "train": chosen["train"],
-        "heldout": chosen["heldout"],
-        "heldout_pairs": pairs,
-        "family": chosen["family"],
-    }
-    return {
-        group: {
-            column: sum((found[i] for i in here), Tally()).scores()
-            for column, found in tallies.items()
-        }
-        for group, here in chosen.items()
-    }
-
-
 def learn_phi(
-    run: QuickstartRun, base: Any, data: Data, home: Path, seed: int
-) -> Any | None:
+    run: QuickstartRun, params: dict[str, Any], data: Data, home: Path, seed: int
+) -> Phi | None:
     """One φ per case learned by gradient on its task's training examples, all at once.
 
     The label words of a case are those of its contexts. None if SIGTERM stopped it.
@@ -384,7 +295,9 @@ def learn_phi(
     def fresh() -> InitialParams:
         begin = random_params(system, seed)
         origins = {**begin.origins, "downstream": "base"}
-        return InitialParams({**begin.params, "downstream": base}, origins)
+        return InitialParams(
+            {**begin.params, "downstream": params["downstream"]}, origins
+        )
 
     place = home / "learned_phi"
     remember(place, [repr(system), repr(settings)])
