@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from hypert5_jax.config import cli, gin_files, registry
-from hypert5_jax.config.quickstart_cases import TASK_GROUPS, Data, numbered_tasks
+from hypert5_jax.config.quickstart_cases import Data, numbered_tasks
 from hypert5_jax.config.quickstart_judgement import judge_documents, judge_tasks
 from hypert5_jax.config.quickstart_run import QuickstartRun, Stage
 from hypert5_jax.core import trees
@@ -109,7 +109,7 @@ def prepare(run: QuickstartRun, home: Path) -> Data:
     if not model.exists():
         vocabulary.train_vocabulary(model, run.pieces)
     os.environ[vocabulary.VARIABLE] = str(model.resolve())
-    names = ("first", "pretrain", "caclm", *TASK_GROUPS)
+    names = ("first", "pretrain", "caclm", *corpus.GROUPS)
     mixtures = {
         (name, split): ensure_prepared(
             f"quickstart_{name}", split, place, modules=("tasks.quickstart",)

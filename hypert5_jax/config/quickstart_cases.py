@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypert5_jax.config.quickstart_run import QuickstartRun
-from hypert5_jax.data.contexts import EvaluationRows, evaluation_rows
+from hypert5_jax.data.contexts import KINDS, EvaluationRows, evaluation_rows
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.evaluation.context_columns import Case
-
-TASK_GROUPS = ("train", "heldout", "family")
-KINDS = ("right", "other", "shuffled_targets", "empty")
+from hypert5_jax.preparation.quickstart.corpus import GROUPS
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def list_cases(
 
 def numbered_tasks(run: QuickstartRun, data: Data) -> Iterator[tuple[str, str, int]]:
     """(group, task, draw) of every case, in the order of all columns."""
-    for group in TASK_GROUPS:
+    for group in GROUPS:
         for draw in range(draws_of(run, group)):
             for task in data[group, "test"].tasks:
                 yield group, task.name, draw

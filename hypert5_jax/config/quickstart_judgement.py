@@ -3,15 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from hypert5_jax.config.quickstart_cases import (
-    KINDS,
-    TASK_GROUPS,
-    Data,
-    cases_of,
-    list_cases,
-)
+from hypert5_jax.config.quickstart_cases import Data, cases_of, list_cases
 from hypert5_jax.config.quickstart_run import QuickstartRun
-from hypert5_jax.data.contexts import evaluation_rows
+from hypert5_jax.data.contexts import KINDS, evaluation_rows
 from hypert5_jax.evaluation.context_columns import Shape, Tally, judge, slice_phi
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
@@ -78,16 +72,13 @@ def judge_tasks(
             shape,
             lambda _, start: slice_phi(learned, start, shape.cases),
         )
-    needs_pairs = {task.name: task.needs_pairs for task in all_tasks()}
-    chosen: dict[str, list[int]] = {
-        group: [i for i, g in enumerate(groups) if g == group] for group in TASK_GROUPS
-    }
-    pairs = [i for i in chosen["heldout"] if needs_pairs[cases["right"][i].task]]
+    needs_pairs = {task.name for task in all_tasks() if task.needs_pairs}
+    heldout = _of_group(groups, "heldout")
     chosen = {
-        "train": chosen["train"],
-        "heldout": chosen["heldout"],
-        "heldout_pairs": pairs,
-        "family": chosen["family"],
+        "train": _of_group(groups, "train"),
+        "heldout": heldout,
+        "heldout_pairs": [i for i in heldout if cases["right"][i].task in needs_pairs],
+        "family": _of_group(groups, "family"),
     }
     return {
         group: {
@@ -96,3 +87,8 @@ def judge_tasks(
         }
         for group, here in chosen.items()
     }
+
+
+def _of_group(groups: list[str], group: str) -> list[int]:
+    """Where `group` stands in `groups`."""
+    return [i for i, other in enumerate(groups) if other == group]

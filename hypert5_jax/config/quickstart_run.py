@@ -99,7 +99,7 @@ class QuickstartRun:
     hyperpretrain: Stage
     tune: Stage
     learn: Stage
-    pieces: int = 420
+    pieces: int = 111
     relative_bias_scale: float = 1.0
     evaluation_draws: int = 2
     evaluation_examples: int = 16

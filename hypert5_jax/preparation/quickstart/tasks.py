@@ -1,8 +1,8 @@
 """The quickstart's small text tasks: three families, composed, some compositions held out.
 
-* ``call``: which of two or three things is meant, under label words drawn anew for each
-  context ("my cat" -> "cat ZUMA", "the dog" -> "dog FIDA"). Only the input-target
-  pairs tell which word stands for what.
+* ``call``: which of two things is meant, under label words drawn anew for each context
+  ("my cat" -> "cat ZUMA", "the dog" -> "dog FIDA"). Only the examples of a context tell
+  which word stands for what.
 * ``tell``: an attribute of a thing, said in one of several forms ("my cat" -> "grey !").
   The set of outputs alone tells the task.
 * ``sort``: a thing's kind, also under label words drawn anew. The whole family is held

@@ -20,11 +20,11 @@ VARIABLE = "QUICKSTART_VOCABULARY"
 _LINES = 6000
 
 
-def train_vocabulary(path: Path, pieces: int = 480, seed: int = 0) -> Path:
+def train_vocabulary(path: Path, pieces: int, seed: int = 0) -> Path:
     """Writes a BPE model of `pieces` pieces to `path`; equal seeds give equal bytes.
 
     Every word of the world is one piece, the things first, as frequent words are one
-    piece of a large vocabulary; other text falls into shorter pieces. Id 0 is padding,
+    piece of a large vocabulary; other text is unknown to it. Id 0 is padding,
     1 EOS, as in T5.
     """
     model = io.BytesIO()
