@@ -7,10 +7,6 @@ of context, so that columns of a table differ in nothing but the context:
     other             those of another task; another example's, where each has its own
     shuffled_targets  the right shots with their targets changed about
     empty             nothing
-
-Where options are written anew for each example ("cat ZUMA" or "cat FIDA" for the cat, "dog
-ZUMA" or "dog FIDA" for the dog), it is the choice among them that is changed about: a cat's
-target stays one of a cat's options.
 """
 
 import hashlib
@@ -26,7 +22,6 @@ from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.data.sampler import choose_distinct, words_in_order
-from hypert5_jax.data.vocabulary import Vocabulary
 
 KINDS = ("right", "other", "shuffled_targets", "empty")
 
@@ -240,7 +235,7 @@ class _TaskDraw:
                     "there are no targets to shuffle; leave out shuffled_targets"
                 )
             key = self._key(sampling.SHOT_COUNT, number)
-            shots = _shuffled(shots, key, self.mixture.vocabulary)
+            shots = _shuffled(shots, key)
         vocabulary = self.mixture.vocabulary
         return rows.context_ids(own, shots, vocabulary, self.row.context_length)
 
@@ -273,22 +268,11 @@ class _TaskDraw:
         return rows.relabel(example, self.words(number)).context
 
 
-def _shuffled(
-    shots: list[Example], key: np.ndarray, vocabulary: Vocabulary
-) -> list[Example]:
-    """The shots with each other's targets, or with each other's choice of option."""
-    options = [[rows.without_eos(o, vocabulary) for o in s.options] for s in shots]
-    targets = [rows.without_eos(shot.targets, vocabulary) for shot in shots]
-    chosen = all(t in o for t, o in zip(targets, options, strict=True))
-    if not chosen or len({len(o) for o in options}) != 1:
-        order = changed_about([shot.targets for shot in shots], key)
-        return [
-            replace(shot, targets=shots[j].targets) for shot, j in zip(shots, order)
-        ]
-    choices = [o.index(t) for t, o in zip(targets, options, strict=True)]
-    order = changed_about([[choice] for choice in choices], key)
+def _shuffled(shots: list[Example], key: np.ndarray) -> list[Example]:
+    """The shots, each with the answer that another one shows."""
+    order = changed_about([shot.shown_targets for shot in shots], key)
     return [
-        replace(shot, targets=shot.options[choices[j]])
+        replace(shot, shot_targets=shots[j].shown_targets)
         for shot, j in zip(shots, order, strict=True)
     ]
 

@@ -20,7 +20,7 @@ from hypert5_jax.data.records import INDEX_FILE, INDEX_ROW, Example, RecordReade
 from hypert5_jax.data.vocabulary import Vocabulary
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)

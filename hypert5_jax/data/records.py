@@ -20,13 +20,15 @@ from array_record.python import array_record_module
 from hypert5_jax.core.errors import UserError
 
 INDEX_FILE = "index.npy"
-# record: number over all shards; key: equal for equal inputs; the rest: tokens.
+# record: number over all shards; key: equal for equal inputs; the rest: tokens, of
+# shot_targets those that a shot shows, whichever feature they come from.
 INDEX_ROW = np.dtype(
     [
         ("record", "<i8"),
         ("key", "<u8"),
         ("inputs", "<i4"),
         ("targets", "<i4"),
+        ("shot_targets", "<i4"),
         ("context", "<i4"),
     ]
 )
@@ -49,12 +51,20 @@ class Example:
       targets: ids, with EOS where the task declares one.
       context: the task's own context, or None where shots are to be drawn.
       options: the answers to choose from, formed like targets; empty without options.
+      shot_targets: ids that a shot of this example shows in place of its targets, formed
+        like them; None where it shows the targets.
     """
 
     inputs: list[int]
     targets: list[int]
     context: list[int] | None = None
     options: tuple[list[int], ...] = ()
+    shot_targets: list[int] | None = None
+
+    @property
+    def shown_targets(self) -> list[int]:
+        """What a shot of this example shows as its answer."""
+        return self.targets if self.shot_targets is None else self.shot_targets
 
     def to_bytes(self) -> bytes:
         """The record: a msgpack map of id lists, absent fields left out."""
@@ -63,6 +73,8 @@ class Example:
             fields["context"] = self.context
         if self.options:
             fields["options"] = list(self.options)
+        if self.shot_targets is not None:
+            fields["shot_targets"] = self.shot_targets
         return bytes(msgpack.packb(fields))
 
     @classmethod

@@ -138,12 +138,16 @@ def relabel(example: Example, words: Sequence[Sequence[int]]) -> Example:
     """The example with the drawn label words in all its parts."""
     if not words:
         return example
-    context = None if example.context is None else fill_labels(example.context, words)
+
+    def filled(ids: list[int] | None) -> list[int] | None:
+        return None if ids is None else fill_labels(ids, words)
+
     return Example(
         inputs=fill_labels(example.inputs, words),
         targets=fill_labels(example.targets, words),
-        context=context,
+        context=filled(example.context),
         options=tuple(fill_labels(option, words) for option in example.options),
+        shot_targets=filled(example.shot_targets),
     )
 
 
@@ -155,7 +159,7 @@ def fit_shots(shots: Sequence[Example], vocabulary: Vocabulary, room: int) -> li
     """
     ids: list[int] = []
     for shot in shots:
-        target = without_eos(shot.targets, vocabulary)
+        target = without_eos(shot.shown_targets, vocabulary)
         piece = [vocabulary.x_id, *shot.inputs, vocabulary.y_id, *target]
         if len(ids) + len(piece) > room:
             return ids if ids else piece[: max(room, 0)]

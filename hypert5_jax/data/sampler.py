@@ -178,7 +178,9 @@ class Sampler:
         """Drops shots that cannot fit, before their records are read."""
         lengths = self.mixture.index[shots]
         # Markers are at least two ids, an EOS at most one less.
-        ends = np.cumsum(lengths["inputs"] + np.maximum(lengths["targets"] - 1, 0) + 2)
+        ends = np.cumsum(
+            lengths["inputs"] + np.maximum(lengths["shot_targets"] - 1, 0) + 2
+        )
         kept = max(1, int((ends <= self.row.context_length).sum()))
         return shots[:kept]
 

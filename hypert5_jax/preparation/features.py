@@ -61,6 +61,9 @@ class FeatureReader:
         context = None
         if "context" in features:
             context = self._ids(features["context"], markers=True, slots=slots)
+        shown = None
+        if "shot_targets" in features:
+            shown = self._target(features["shot_targets"], slots)
         example = Example(
             inputs=self._inputs(features.get("inputs"), slots),
             targets=self._target(features["targets"], slots),
@@ -69,6 +72,7 @@ class FeatureReader:
                 self._target(option, slots)
                 for option in _listed(features.get("options"))
             ),
+            shot_targets=shown,
         )
         task = _text(features["task"]) if "task" in features else None
         return Item(task, example, pool)

@@ -150,8 +150,9 @@ def write_unit(
             example = item.example
             records.write(example.to_bytes())
             keys.append(example.key())
-            sizes = (len(example.inputs), len(example.targets))
-            lengths.extend((*sizes, len(example.context or ()), task.number))
+            texts = (example.inputs, example.targets, example.shown_targets)
+            lengths.extend(map(len, (*texts, example.context or ())))
+            lengths.append(task.number)
     except BaseException:
         records.close()
         temporary.unlink()
@@ -160,10 +161,11 @@ def write_unit(
     os.replace(temporary, path)
 
     rows = np.zeros(len(keys), _UNIT_ROW)
-    table = np.frombuffer(lengths, np.int32).reshape(-1, 4)
+    columns = ("inputs", "targets", "shot_targets", "context", "task")
+    table = np.frombuffer(lengths, np.int32).reshape(-1, len(columns))
     rows["record"] = np.arange(len(keys))
     rows["key"] = np.frombuffer(keys, np.uint64)
-    for column, name in enumerate(("inputs", "targets", "context", "task")):
+    for column, name in enumerate(columns):
         rows[name] = table[:, column]
     index = directory / f"{unit}.index.npy"
     with open(temporary_name(index), "wb") as file:

@@ -81,20 +81,23 @@ def test_shuffled_targets_belong_to_no_shot_of_theirs(mixture):
         assert kept == max(0, 2 * max(count.values()) - len(pairs))
 
 
-def test_options_written_for_each_input_are_shuffled_by_their_choice(tmp_path):
+def test_shots_show_their_own_targets_and_shuffling_moves_what_they_show(tmp_path):
     def item(i):
-        own = tuple([4000 + i, word, EOS] for word in (501, 502))
-        return Item(None, Example([4000 + i], own[i % 2], None, own))
+        target, shown = [4000 + i, 501 + i % 2, EOS], [501 + i % 2, EOS]
+        return Item(None, Example([4000 + i], target, shot_targets=shown))
 
-    tasks = {"own_options": [item(i) for i in range(20)]}
-    mixture = write_mixture(tmp_path / "toy", tasks)
-    right, other = (
-        shots_of(evaluation_rows(mixture, "own_options", ROW, 2, kind).contexts[0])
+    mixture = write_mixture(tmp_path / "toy", {"shows": [item(i) for i in range(20)]})
+    made = {
+        kind: evaluation_rows(mixture, "shows", ROW, 2, kind)
         for kind in ("right", "shuffled_targets")
-    )
+    }
+    for rows in made.values():
+        for x, y in zip(rows.inputs, rows.targets, strict=True):
+            assert y == [x[0], 501 + x[0] % 2, EOS]
+    right, other = (shots_of(rows.contexts[0]) for rows in made.values())
+    assert [y for _, y in right] == [[501 + x[0] % 2] for x, _ in right]
     assert [x for x, _ in right] == [x for x, _ in other]
-    assert all(list(x) == list(y[:1]) for x, y in other)
-    words = [[y[1] for _, y in shots] for shots in (right, other)]
+    words = [[y[0] for _, y in shots] for shots in (right, other)]
     assert Counter(words[0]) == Counter(words[1])
     kept = sum(a == b for a, b in zip(*words, strict=True))
     assert kept == max(0, 2 * max(Counter(words[0]).values()) - len(right)) < len(right)

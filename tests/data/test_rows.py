@@ -83,10 +83,10 @@ def test_weights_are_one_on_target_tokens_only(tmp_path):
 
 def test_label_slots_are_filled_in_every_part():
     slot = label_slot(1)
-    example = Example([5, slot], [slot, EOS], [slot], ([slot, EOS],))
+    example = Example([5, slot], [slot, EOS], [slot], ([slot, EOS],), [slot])
     words = [(100,), (201, 202)]
     assert rows.relabel(example, words) == Example(
-        [5, 201, 202], [201, 202, EOS], [201, 202], ([201, 202, EOS],)
+        [5, 201, 202], [201, 202, EOS], [201, 202], ([201, 202, EOS],), [201, 202]
     )
     with pytest.raises(UserError, match="label_pool of at least 3 words"):
         rows.fill_labels([label_slot(2)], words)
@@ -109,6 +109,18 @@ def test_label_slots_are_filled_in_every_part():
 def test_a_format_that_makes_no_sense_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         RowFormat(**({"lengths": LENGTHS} | settings))
+
+
+def test_as_many_shots_are_read_as_what_they_show_leaves_room_for(tmp_path):
+    def item(i):
+        return Item(None, Example([300 + i], [7] * 30 + [EOS], shot_targets=[8, EOS]))
+
+    mixture = write_mixture(tmp_path / "toy", {"shows": [item(i) for i in range(20)]})
+    row = RowFormat(lengths=LENGTHS, max_shots=9)
+    for context in next(batches(mixture, row, 4, seed=0)).hyper_inputs:
+        shots = shots_of(context[context > 0].tolist())
+        assert len(shots) == LENGTHS["hyper_inputs"] // 4
+        assert all(y == [8] for _, y in shots)
 
 
 def test_a_task_with_too_few_examples_is_named_skipped_or_served(tmp_path):

@@ -96,6 +96,9 @@ def test_label_words_fill_targets_and_options(output_dir):
     batch = next(batches(mixture, RowFormat(lengths=lengths, max_shots=4), 8, seed=0))
     for target in batch.targets:
         assert mixture.vocabulary.decode(target).split()[1] in words
+    for context in batch.hyper_inputs:
+        shown = mixture.vocabulary.decode(context).split("<y>")[1:]
+        assert all(shot.split("<x>")[0].strip() in words for shot in shown)
 
 
 def test_preprocessors_get_the_lengths_they_ask_for(output_dir, tmp_path):

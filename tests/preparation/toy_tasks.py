@@ -82,10 +82,11 @@ _add(
     "toy_labels",
     lambda i: {
         "targets": f"is <label_{i % 2}>",
+        "shot_targets": f"<label_{i % 2}>",
         "options": ["is <label_0>", "is <label_1>"],
         "label_pool": ["zop", "mib", "tak"],
     },
-    {"options": TEXTS, "label_pool": TEXTS},
+    {"shot_targets": TEXT, "options": TEXTS, "label_pool": TEXTS},
 )
 
 
