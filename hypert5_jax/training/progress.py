@@ -1,8 +1,9 @@
-"""Where a run stands: one line redrawn on a terminal, a plain line now and then else."""
+"""Where a run stands: steps, loss, rates and the time that is left."""
 
-import sys
 import time
 from typing import TextIO
+
+from hypert5_jax.core.progress import ProgressLine, clock
 
 
 class Progress:
@@ -21,16 +22,13 @@ class Progress:
         stream: TextIO | None = None,
         plain_every_seconds: float = 15.0,
     ):
-        self._stream = sys.stderr if stream is None else stream
-        self._terminal = self._stream.isatty()
-        self._interval = 0.2 if self._terminal else plain_every_seconds
+        self._line = ProgressLine(stream, plain_every_seconds)
         self._total, self._label = total_steps, label
         self._step, self._tokens = start_step, 0.0
         self._reported_step = start_step
         self._reported_at = time.monotonic()
         self._rated_step, self._rated_tokens = start_step, 0.0
         self._rated_at = self._reported_at
-        self._drawn = False
 
     def update(self, step: int, tokens: float, loss: float) -> None:
         """Notes a finished step.
@@ -43,16 +41,17 @@ class Progress:
         self._step = step
         self._tokens += tokens
         self._rated_tokens += tokens
+        if not self._line.due() and step < self._total:
+            return
         now = time.monotonic()
         elapsed = now - self._reported_at
-        if elapsed < self._interval and step < self._total:
-            return
         rate = (step - self._reported_step) / max(elapsed, 1e-9)
-        self._draw(
+        self._line.draw(
             f"{self._label} {step}/{self._total} "
             f"({100 * step / max(self._total, 1):.0f}%)  loss {loss:.4f}  "
             f"{rate:.2f} steps/s  {self._tokens / max(elapsed, 1e-9):,.0f} target "
-            f"tokens/s  {_clock((self._total - step) / max(rate, 1e-9))} left"
+            f"tokens/s  {clock((self._total - step) / max(rate, 1e-9))} left",
+            done=step / max(self._total, 1),
         )
         self._reported_step, self._reported_at, self._tokens = step, now, 0.0
 
@@ -75,22 +74,4 @@ class Progress:
 
     def close(self) -> None:
         """Ends a redrawn line, so that what is printed next starts a new one."""
-        if self._terminal and self._drawn:
-            self._stream.write("\n")
-            self._stream.flush()
-            self._drawn = False
-
-    def _draw(self, text: str) -> None:
-        # \x1b[K clears what a longer previous line left behind.
-        self._stream.write(f"\r{text}\x1b[K" if self._terminal else f"{text}\n")
-        self._stream.flush()
-        self._drawn = True
-
-
-def _clock(seconds: float) -> str:
-    """90 -> "1:30", 3700 -> "1:01:40"."""
-    minutes, seconds = divmod(int(min(seconds, 359_999_999)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}:{minutes:02}:{seconds:02}"
-    return f"{minutes}:{seconds:02}"
+        self._line.close()
