@@ -104,10 +104,10 @@ def _seeds_binding(argument: str) -> str:
 
 def prepare(run: QuickstartRun, home: Path) -> Data:
     """Trains the vocabulary and prepares all data sets, where they are not there yet."""
-    place = home / f"data-{corpus.fingerprint()}-{run.pieces}"
+    place = home / f"data-{corpus.fingerprint()}"
     model = place / "vocabulary.model"
     if not model.exists():
-        vocabulary.train_vocabulary(model, run.pieces)
+        vocabulary.train_vocabulary(model)
     os.environ[vocabulary.VARIABLE] = str(model.resolve())
     names = ("first", "pretrain", "caclm", *corpus.GROUPS)
     mixtures = {

@@ -26,7 +26,12 @@ from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
 
 MODEL = os.environ.get(VARIABLE, "runs/quickstart/vocabulary.model")
 PLAIN = {"inputs": TEXT, "targets": TEXT}
-TASK = PLAIN | {"task": TEXT, "options": TEXTS, "label_pool": TEXTS}
+TASK = PLAIN | {
+    "shot_targets": TEXT,
+    "task": TEXT,
+    "options": TEXTS,
+    "label_pool": TEXTS,
+}
 
 
 def read(

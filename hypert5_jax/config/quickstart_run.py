@@ -78,7 +78,6 @@ class QuickstartRun:
     Attributes:
       output_dir: data, checkpoints, tables and figure go there.
       model: sizes of both T5s; vocab_size holds the vocabulary and the markers.
-      pieces: size of the SentencePiece vocabulary.
       prefix: φ.
       head: of the hypermodel.
       first, pretrain, hyperpretrain, tune, learn: the stages; `first` is pretraining
@@ -99,7 +98,6 @@ class QuickstartRun:
     hyperpretrain: Stage
     tune: Stage
     learn: Stage
-    pieces: int = 111
     relative_bias_scale: float = 1.0
     evaluation_draws: int = 2
     evaluation_examples: int = 16
@@ -110,9 +108,4 @@ class QuickstartRun:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(
                 f"seeds are {self.seeds}; expected one or more different numbers"
-            )
-        if self.model.vocab_size < self.pieces + 4:
-            raise UserError(
-                f"the model has {self.model.vocab_size} rows of vocabulary, "
-                f"{self.pieces} pieces and 4 markers need {self.pieces + 4}"
             )

@@ -34,7 +34,7 @@ def capitals(text):
 def test_there_are_at_least_sixty_tasks_of_a_few_families():
     tasks = all_tasks()
     assert len({task.name for task in tasks}) == len(tasks) >= 60
-    assert {task.family for task in tasks} == {"call", "tell", "sort"}
+    assert {task.family for task in tasks} == {"call", "tell", "sort", "trio"}
     assert sum(task.family == "call" for task in tasks) >= 20
 
 
@@ -63,7 +63,7 @@ def test_no_task_is_in_two_groups_and_no_test_input_in_its_train_split():
 
 def test_the_held_out_family_and_compositions_are_not_among_training_tasks():
     trained = [task for task in all_tasks() if corpus.group_of(task) == "train"]
-    assert "sort" not in {task.family for task in trained}
+    assert "trio" not in {task.family for task in trained}
     seen = {(task.family, task.attribute, task.detail, task.values) for task in trained}
     for task in all_tasks():
         if corpus.group_of(task) == "heldout":
@@ -72,6 +72,8 @@ def test_the_held_out_family_and_compositions_are_not_among_training_tasks():
             # Each part by itself was trained on.
             assert task.attribute in {t.attribute for t in trained}
             assert task.detail in {t.detail for t in trained}
+            alike = [t for t in trained if t.family == task.family]
+            assert set(task.values) <= {value for t in alike for value in t.values}
 
 
 def test_held_out_label_words_are_labels_of_no_training_task():
@@ -86,6 +88,16 @@ def test_held_out_label_words_are_labels_of_no_training_task():
     for group in ("heldout", "family"):
         pools = [set(row["label_pool"]) for row in corpus.task_rows(group, "test")]
         assert all(pool <= set(unseen) for pool in pools)
+
+
+def test_only_the_pairs_tell_which_label_means_what():
+    for task in all_tasks():
+        for one in (example(task, rng(i)) for i in range(20)):
+            if task.needs_pairs:
+                assert re.fullmatch(r"<label_\d>", one.shown)
+                assert one.targets == f"{one.inputs.split()[-1]} {one.shown}"
+            else:
+                assert one.shown == one.targets
 
 
 def test_what_c_says_of_a_document_stands_in_a_and_d_and_not_in_b():
@@ -124,12 +136,13 @@ def test_text_can_be_read():
     assert all(READABLE.fullmatch(text) for text in texts)
 
 
-def test_labels_follow_the_thing_or_its_kind_whatever_the_words():
+def test_labels_follow_the_thing_or_its_attribute_whatever_the_words():
     for task in all_tasks():
         draw = rng(3)
         for _ in range(5 if task.needs_pairs else 0):
             one = example(task, draw)
             thing = one.inputs.split()[-1]
-            meant = thing if task.family == "call" else KNOWN[thing]["kind"]
+            known = {"name": thing, **KNOWN[thing]}
+            meant = known[task.attribute]
             k = task.values.index(meant)
             assert one.targets == f"{thing} <label_{k}>" == one.options[k]

@@ -84,7 +84,7 @@ def group_of(task: ToyTask) -> str:
     """Which data set the task belongs to: one of GROUPS."""
     if not task.held_out:
         return "train"
-    return "family" if task.family == "sort" else "heldout"
+    return "family" if task.family == "trio" else "heldout"
 
 
 def task_rows(group: str, split: str) -> Iterator[Row]:
@@ -98,6 +98,7 @@ def task_rows(group: str, split: str) -> Iterator[Row]:
                 yield {
                     "inputs": one.inputs,
                     "targets": one.targets,
+                    "shot_targets": one.shown,
                     "options": list(one.options),
                     "task": task.name,
                     "label_pool": pool,

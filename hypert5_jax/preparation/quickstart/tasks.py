@@ -1,12 +1,14 @@
-"""The quickstart's small text tasks: three families, composed, some compositions held out.
+"""The quickstart's small text tasks: four families, composed, some compositions held out.
 
 * ``call``: which of two things is meant, under label words drawn anew for each context
-  ("my cat" -> "cat ZUMA", "the dog" -> "dog FIDA"). Only the examples of a context tell
-  which word stands for what.
+  (shown "my cat" -> "ZUMA", "the dog" -> "FIDA", asked "our cat" -> "cat ZUMA"). Only the
+  pairs of a context tell which word stands for what.
 * ``tell``: an attribute of a thing, said in one of several forms ("my cat" -> "grey !").
   The set of outputs alone tells the task.
-* ``sort``: a thing's kind, also under label words drawn anew. The whole family is held
-  out: no training task groups things.
+* ``sort``: which of two values of an attribute a thing has, under label words drawn anew
+  (grey things are "ZUMA", red ones "FIDA"): a thing may be asked that no shot shows.
+* ``trio``: as ``call``, with three things of three kinds. The whole family is held out: no
+  training task has three labels, or things of different kinds.
 
 Label words appear here as the markers ``<label_0>``, ``<label_1>``, ...
 """
@@ -39,19 +41,23 @@ HELD_OUT_EVERY = 5
 
 @dataclass(frozen=True)
 class Example:
-    """One input, its target, and the answers it is chosen from (texts with markers)."""
+    """One input, its target, and the answers it is chosen from (texts with markers).
+
+    `shown` is what a shot shows in place of the target: the label word alone.
+    """
 
     inputs: str
     targets: str
     options: tuple[str, ...]
+    shown: str
 
 
 @dataclass(frozen=True)
 class ToyTask:
     """What a task is: its family, the attribute and how the answer is given.
 
-    `detail` is the form of a ``tell`` task; `values` are the classes of a ``call`` task
-    (things) or a ``sort`` task (kinds), class k answering with the thing and
+    `detail` is the form of a ``tell`` task; `values` are the classes of the other
+    families, values of the attribute or things, class k answering with the thing and
     ``<label_k>``.
     """
 
@@ -86,8 +92,14 @@ def all_tasks() -> tuple[ToyTask, ...]:
     ):
         held_out = (f + a) % HELD_OUT_EVERY == 2
         tasks.append(ToyTask("tell", attribute, form, (), held_out))
-    for pair in itertools.combinations(THINGS, 2):
-        tasks.append(ToyTask("sort", "kind", "", pair, True))
+    number = itertools.count()
+    for attribute, values in VALUES.items():
+        for pair in itertools.combinations(values, 2):
+            held_out = next(number) % HELD_OUT_EVERY == 2
+            tasks.append(ToyTask("sort", attribute, "", pair, held_out))
+    for kinds in itertools.combinations(THINGS.values(), 3):
+        for three in list(zip(*kinds, strict=True))[:2]:
+            tasks.append(ToyTask("trio", "name", "", three, True))
     return tuple(tasks)
 
 
@@ -98,9 +110,9 @@ def example(task: ToyTask, rng: np.random.Generator) -> Example:
     k = int(rng.integers(len(task.values)))
     thing = task.values[k]
     if task.family == "sort":
-        thing = str(rng.choice(things_with("kind", thing)))
+        thing = str(rng.choice(things_with(task.attribute, thing)))
     options = tuple(f"{thing} <label_{i}>" for i in range(len(task.values)))
-    return Example(framed(thing, rng), options[k], options)
+    return Example(framed(thing, rng), options[k], options, f"<label_{k}>")
 
 
 def framed(thing: str, rng: np.random.Generator) -> str:
@@ -115,4 +127,4 @@ def _tell(task: ToyTask, rng: np.random.Generator) -> Example:
         form.format(value=value, thing=thing) for value in VALUES[task.attribute]
     )
     target = form.format(value=KNOWN[thing][task.attribute], thing=thing)
-    return Example(framed(thing, rng), target, options)
+    return Example(framed(thing, rng), target, options, target)

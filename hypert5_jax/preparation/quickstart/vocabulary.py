@@ -18,26 +18,30 @@ from hypert5_jax.preparation.quickstart.world import (
 
 VARIABLE = "QUICKSTART_VOCABULARY"
 _LINES = 6000
+# Padding, EOS and the unknown word.
+_SPECIAL = 3
 
 
-def train_vocabulary(path: Path, pieces: int, seed: int = 0) -> Path:
-    """Writes a BPE model of `pieces` pieces to `path`; equal seeds give equal bytes.
+def train_vocabulary(path: Path, seed: int = 0) -> Path:
+    """Writes a BPE model of the world's words to `path`; equal seeds give equal bytes.
 
     Every word of the world is one piece, the things first, as frequent words are one
     piece of a large vocabulary; other text is unknown to it. Id 0 is padding,
     1 EOS, as in T5.
     """
+    lines = list(_lines(seed))
+    words = _words(lines)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_lines(seed),
+        sentence_iterator=iter(lines),
         model_writer=model,
         model_type="bpe",
-        vocab_size=pieces,
+        vocab_size=len(words) + _SPECIAL,
         pad_id=0,
         eos_id=1,
         unk_id=2,
         bos_id=-1,
-        user_defined_symbols=[f"▁{word}" for word in world_words()],
+        user_defined_symbols=[f"▁{word}" for word in words],
         num_threads=1,
         minloglevel=2,
     )
@@ -48,11 +52,11 @@ def train_vocabulary(path: Path, pieces: int, seed: int = 0) -> Path:
     return path
 
 
-def world_words() -> list[str]:
+def _words(lines: list[str]) -> list[str]:
     """Every word of the quickstart's text, once, things first."""
     known = [*KNOWN, *made_up_words(), *FRAMES]
-    spoken = [word for line in _lines(seed=0) for word in line.split()]
-    return [*known, *sorted(set(spoken) - set(known))]
+    spoken = {word for line in lines for word in line.split()}
+    return [*known, *sorted(spoken - set(known))]
 
 
 def _lines(seed: int) -> Iterator[str]:
