@@ -179,7 +179,7 @@ def _open(path: Path) -> PreparedMixture:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {manifest.get('format_version')}, this release "
-            f"reads {FORMAT_VERSION}; prepare the mixture again"
+            f"reads {FORMAT_VERSION}; prepare the mixture again, with --overwrite"
         )
     shards = manifest["shards"]
     for shard in [*shards, manifest["index"]]:
