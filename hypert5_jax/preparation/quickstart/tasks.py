@@ -8,7 +8,7 @@
 * ``sort``: which of two values of an attribute a thing has, under label words drawn anew
   (grey things are "ZUMA", red ones "FIDA"): a thing may be asked that no shot shows.
 * ``trio``: as ``call``, with three things of three kinds. The whole family is held out: no
-  training task has three labels, or things of different kinds.
+  training task has three labels.
 
 Label words appear here as the markers ``<label_0>``, ``<label_1>``, ...
 """
@@ -43,7 +43,8 @@ HELD_OUT_EVERY = 5
 class Example:
     """One input, its target, and the answers it is chosen from (texts with markers).
 
-    `shown` is what a shot shows in place of the target: the label word alone.
+    `shown` is what a shot shows as its answer: the label word alone, where there is one,
+    else the target.
     """
 
     inputs: str
