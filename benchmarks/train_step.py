@@ -4,9 +4,10 @@
     python benchmarks/train_step.py [--batch 8 --inputs 384 --targets 128 --repeats 5]
 
 Same weights, same batch, float32, no dropout, gradients clipped to norm 1, Adam, all
-cores. The two alternate, so that a busy machine is busy for both; medians count. The matrix products of a step alone, each timed in both libraries and the faster
-one taken, bound any implementation from below; the rest is told apart by timing the
-parts of our step that stand alone. Needs the extra `parity`.
+cores. The two alternate, so that a busy machine is busy for both; medians count. The
+matrix products of a step alone, each timed in both libraries and the faster one taken,
+bound any implementation from below; the rest is told apart by timing the parts of our
+step that stand alone. Needs the extra `parity`.
 """
 
 import argparse
@@ -268,8 +269,9 @@ def main() -> None:
     kept = dataclasses.replace(small, remat="none", scan_layers=False)
     weights = hf_weights.random_hf_weights(small)
     batch = random_rows(small, args)
+    ours = Ours(kept, weights, batch)
     models: dict[str, Ours | HuggingFace] = {
-        OURS: Ours(kept, weights, batch),
+        OURS: ours,
         "ours, recomputing": Ours(small, weights, batch),
         THEIRS: HuggingFace(small, weights, batch),
     }
@@ -292,7 +294,7 @@ def main() -> None:
             f"{name:18s} median {medians[name]:6.2f} s   ({min(t):.2f} … {max(t):.2f})"
             f"   {medians[THEIRS] / medians[name]:5.2f} times {THEIRS}'s speed"
         )
-    print_breakdown(models[OURS], kept, args, min(times[OURS]))
+    print_breakdown(ours, kept, args, min(times[OURS]))
 
 
 def print_breakdown(

@@ -26,6 +26,8 @@ from hypert5_jax.data.records import INDEX_FILE, INDEX_ROW, SHOTS_SLOT, Example
 from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
 
 _UNIT_ROW = np.dtype([*INDEX_ROW.descr, ("task", "<i4")])
+# Its int32 columns, in the order in which a unit's examples are counted.
+_COUNTED = ("inputs", "targets", "shot_targets", "context", "task")
 _NO_CONTEXT, _CONSTANT, _PER_EXAMPLE = "none", "constant", "per_example"
 
 
@@ -161,11 +163,10 @@ def write_unit(
     os.replace(temporary, path)
 
     rows = np.zeros(len(keys), _UNIT_ROW)
-    columns = ("inputs", "targets", "shot_targets", "context", "task")
-    table = np.frombuffer(lengths, np.int32).reshape(-1, len(columns))
+    table = np.frombuffer(lengths, np.int32).reshape(-1, len(_COUNTED))
     rows["record"] = np.arange(len(keys))
     rows["key"] = np.frombuffer(keys, np.uint64)
-    for column, name in enumerate(columns):
+    for column, name in enumerate(_COUNTED):
         rows[name] = table[:, column]
     index = directory / f"{unit}.index.npy"
     with open(temporary_name(index), "wb") as file:

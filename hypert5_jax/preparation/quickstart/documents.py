@@ -14,7 +14,7 @@ name in web text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,15 +47,16 @@ def document(
 ) -> Document:
     """A random document; `words` are the made-up words it may use.
 
-    Facts about one to three things, some said more than once. A `plain` one says two or
+    Facts about two or three things, some said more than once. A `plain` one says two or
     three facts once and without the word before the thing: "cat ZUMA . dog FIDA ."
     """
     size = int(rng.integers(2, 4))
     names = zip(choose(rng, tuple(KNOWN), size), choose(rng, words, size), strict=True)
     said = dict(names)
-    lead: Callable[[str], str] = (
-        (lambda thing: thing) if plain else (lambda thing: framed(thing, rng))
-    )
+
+    def lead(thing: str) -> str:
+        return thing if plain else framed(thing, rng)
+
     if plain:
         subjects = list(said)
     else:
