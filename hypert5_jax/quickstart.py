@@ -133,7 +133,7 @@ def run_seed(
 
     def fresh() -> InitialParams:
         begin = random_params(base_system, seed)
-        t5 = head_start(begin.params["downstream"], run.model, run.relative_bias_scale)
+        t5 = head_start(begin.params["downstream"], run.model, run.neighbour_bias)
         return InitialParams({"downstream": t5}, begin.origins)
 
     def stage(name: str, system: System, settings: Stage, mixture: str, begin) -> Any:
@@ -147,7 +147,7 @@ def run_seed(
                 begin,
                 home / name,
                 seed,
-                notes=f"relative_bias_scale={run.relative_bias_scale}",
+                notes=f"neighbour_bias={run.neighbour_bias}",
             ),
         )
 

@@ -83,7 +83,7 @@ class QuickstartRun:
       first, pretrain, hyperpretrain, tune, learn: the stages; `first` is pretraining
         on the easiest text, `learn` the ceiling's, its batch_size counts the examples
         of each task.
-      relative_bias_scale: of the base's random start, see t5/head_start.py.
+      neighbour_bias: of the base's start, see t5/head_start.py.
       evaluation_draws: contexts per held-out task.
       evaluation_examples: judged examples per context.
       seeds: one whole run of training for each.
@@ -98,7 +98,7 @@ class QuickstartRun:
     hyperpretrain: Stage
     tune: Stage
     learn: Stage
-    relative_bias_scale: float = 1.0
+    neighbour_bias: float = 4.0
     evaluation_draws: int = 2
     evaluation_examples: int = 16
     seeds: tuple[int, ...] = (0,)

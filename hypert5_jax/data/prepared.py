@@ -37,6 +37,8 @@ class PreparedTask:
       context: "none", "constant" (one for the whole task) or "per_example".
       wants_shots: whether shots are drawn: no own context, or one with `<shots>`.
       label_pool: words (ids) that fill `<label_k>` anew in each context; often empty.
+      group: what its scores are averaged with first, such as a data set or a category;
+        empty where the task declares none.
     """
 
     name: str
@@ -48,6 +50,7 @@ class PreparedTask:
     context: str
     wants_shots: bool
     label_pool: tuple[tuple[int, ...], ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class PreparedMixture:
     def metrics(self) -> dict[str, list[str]]:
         """Names of the metric functions of each seqio task."""
         return dict(self.manifest["metrics"])
+
+    @property
+    def about(self) -> dict[str, dict[str, str]]:
+        """What each seqio task's source says of its data, such as the release."""
+        return dict(self.manifest.get("about", {}))
 
     def task(self, name: str) -> PreparedTask:
         """The logical task of that name.

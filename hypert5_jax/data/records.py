@@ -53,6 +53,8 @@ class Example:
       options: the answers to choose from, formed like targets; empty without options.
       shot_targets: ids that a shot of this example shows in place of its targets, formed
         like them; None where it shows the targets.
+      references: the answers a metric compares with, as the text they were written in;
+        empty where the text of targets is the only one.
     """
 
     inputs: list[int]
@@ -60,6 +62,7 @@ class Example:
     context: list[int] | None = None
     options: tuple[list[int], ...] = ()
     shot_targets: list[int] | None = None
+    references: tuple[str, ...] = ()
 
     @property
     def shown_targets(self) -> list[int]:
@@ -67,7 +70,7 @@ class Example:
         return self.targets if self.shot_targets is None else self.shot_targets
 
     def to_bytes(self) -> bytes:
-        """The record: a msgpack map of id lists, absent fields left out."""
+        """The record: a msgpack map of id lists and texts, absent fields left out."""
         fields: dict[str, Any] = {"inputs": self.inputs, "targets": self.targets}
         if self.context is not None:
             fields["context"] = self.context
@@ -75,14 +78,18 @@ class Example:
             fields["options"] = list(self.options)
         if self.shot_targets is not None:
             fields["shot_targets"] = self.shot_targets
+        if self.references:
+            fields["references"] = list(self.references)
         return bytes(msgpack.packb(fields))
 
     @classmethod
     def from_bytes(cls, record: bytes) -> "Example":
         """Reads what `to_bytes` wrote."""
         fields = msgpack.unpackb(record)
-        options = tuple(fields.pop("options", ()))
-        return cls(options=options, **fields)
+        listed = {
+            name: tuple(fields.pop(name, ())) for name in ("options", "references")
+        }
+        return cls(**listed, **fields)
 
     def key(self) -> int:
         """A 64-bit hash of the input: equal keys are never target and shot together.

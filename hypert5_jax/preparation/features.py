@@ -73,9 +73,10 @@ class FeatureReader:
                 for option in _listed(features.get("options"))
             ),
             shot_targets=shown,
+            references=tuple(map(_text, _listed(features.get("references")))),
         )
         task = _text(features["task"]) if "task" in features else None
-        return Item(task, example, pool)
+        return Item(task, example, pool, group=_text(features.get("group", "")))
 
     def _inputs(self, value: Any, slots: bool) -> list[int]:
         # An EOS the task put there goes; RowFormat.inputs_eos decides about it.

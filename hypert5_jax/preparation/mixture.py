@@ -117,6 +117,7 @@ def prepare_mixture(
                 rate=rate,
                 metrics=seqio_tasks.metric_names(task),
                 units=tuple(unit.name for unit in units if unit.task == task_name),
+                about=seqio_tasks.about(task),
             )
             for task_name, (task, rate) in rated.items()
         ]

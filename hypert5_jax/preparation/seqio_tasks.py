@@ -129,6 +129,11 @@ def metric_names(task: Any) -> tuple[str, ...]:
     return tuple(getattr(fn, "__name__", type(fn).__name__) for fn in functions)
 
 
+def about(task: Any) -> dict[str, str]:
+    """What a task's source says of its data: FilesSource(about=…), else nothing."""
+    return dict(getattr(task.source, "about", {}))
+
+
 def unit_count(task: Any, split: str) -> int:
     """Into how many units a task's split is divided; the same on every machine."""
     shards = len(task.source.list_shards(split))

@@ -18,6 +18,8 @@ class FilesSource(seqio.DataSource):
       signature: the TensorSpec of each feature.
       splits: the splits there are.
       num_input_examples: number of examples of each split, where known.
+      about: tells of the data what a result should record, such as its release; called
+        when a manifest is written.
     """
 
     def __init__(
@@ -27,11 +29,18 @@ class FilesSource(seqio.DataSource):
         signature: Mapping[str, tf.TensorSpec],
         splits: Sequence[str],
         num_input_examples: Mapping[str, int] | None = None,
+        about: Callable[[], Mapping[str, str]] | None = None,
     ):
         super().__init__(splits, num_input_examples)
         self._files = files
         self._read = read
         self._signature = dict(signature)
+        self._about = about
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What is to be recorded of the data."""
+        return {} if self._about is None else dict(self._about())
 
     @property
     def supports_arbitrary_sharding(self) -> bool:

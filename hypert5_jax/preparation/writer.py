@@ -12,7 +12,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,28 @@ class Item:
       example: its ids.
       label_pool: the words (ids) of its task's label slots.
       skipped: why it is not written but only counted; empty for an example.
+      group: of its task; see PreparedTask.
     """
 
     task: str | None
     example: Example
     label_pool: tuple[tuple[int, ...], ...] = ()
     skipped: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the manifest says of one seqio task, and the units it was written in."""
+    """What the manifest says of one seqio task, and the units it was written in.
+
+    `about` is what its data source says of itself, such as the release.
+    """
 
     name: str
     rate: float
     metrics: tuple[str, ...]
     units: tuple[str, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 class _TaskSummary:
@@ -64,6 +70,7 @@ class _TaskSummary:
     def __init__(self, item: Item, number: int):
         self.number = number
         self.pool = item.label_pool
+        self.group = item.group
         self.without_context = item.example.context is None
         self.count = 0
         self.contexts: set[str] = set()
@@ -71,11 +78,9 @@ class _TaskSummary:
 
     def add(self, item: Item, name: str) -> None:
         context = item.example.context
-        if item.label_pool != self.pool:
-            raise UserError(
-                f"task {name!r}: label_pool differs between its examples; it must be "
-                "the same list for the whole task"
-            )
+        for column, mine in (("label_pool", self.pool), ("group", self.group)):
+            if getattr(item, column) != mine:
+                raise UserError(_differs(name, column))
         if (context is None) != self.without_context:
             raise UserError(
                 f"task {name!r}: some examples have a `context` and some have none; "
@@ -93,7 +98,15 @@ class _TaskSummary:
             "contexts": sorted(self.contexts),
             "wants_shots": self.wants_shots,
             "label_pool": self.pool,
+            "group": self.group,
         }
+
+
+def _differs(task: str, column: str) -> str:
+    return (
+        f"task {task!r}: {column} differs between its examples; it must be the same "
+        "for the whole task"
+    )
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -240,6 +253,7 @@ def write_manifest(
         "vocabulary": vocabulary.to_json(),
         "rates": {source.name: source.rate for source in sources},
         "metrics": {source.name: list(source.metrics) for source in sources},
+        "about": {source.name: dict(source.about) for source in sources},
         "settings": dict(settings or {}),
         "versions": _versions(),
         "tasks": [asdict(task) for task in tasks.values()],
@@ -274,11 +288,9 @@ def _merge_tasks(units: _Units) -> dict[_TaskKey, PreparedTask]:
         for name in summary["order"]:
             new = summary["tasks"][name]
             old = merged.setdefault((source.name, name), new | {"count": 0})
-            if old["label_pool"] != new["label_pool"]:
-                raise UserError(
-                    f"task {name!r}: label_pool differs between its examples; it must "
-                    "be the same list for the whole task"
-                )
+            for column in ("label_pool", "group"):
+                if old[column] != new[column]:
+                    raise UserError(_differs(name, column))
             old["count"] += new["count"]
             old["contexts"] = sorted({*old["contexts"], *new["contexts"]})
             old["wants_shots"] |= new["wants_shots"]
@@ -301,6 +313,7 @@ def _merge_tasks(units: _Units) -> dict[_TaskKey, PreparedTask]:
             context=context,
             wants_shots=fields["wants_shots"],
             label_pool=tuple(map(tuple, fields["label_pool"])),
+            group=fields["group"],
         )
         first += fields["count"]
     return tasks

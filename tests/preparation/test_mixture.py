@@ -17,7 +17,10 @@ from hypert5_jax.data.stream import batches
 
 MODULE = "tests.preparation.toy_tasks"
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("toy_mixture", "toy_tokenised", "toy_context", "toy_ids", "toy_labels")
+NAMES = (
+    *("toy_mixture", "toy_tokenised", "toy_context", "toy_ids", "toy_labels"),
+    "toy_references",
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,14 @@ def test_ids_that_seqio_made_are_those_we_make(output_dir):
     plain, tokenised = (opened(output_dir, n) for n in ("toy_mixture", "toy_tokenised"))
     ours = plain.examples(plain.task("toy_text"))
     assert tokenised.examples(tokenised.task("toy_tokenised")) == ours
+
+
+def test_references_and_group_are_kept_as_they_were_written(output_dir):
+    mixture = opened(output_dir, "toy_references")
+    (task,) = mixture.tasks
+    assert task.group == "sums"
+    assert mixture.examples(task, [4])[0].references == ("Answer  1", "né")
+    assert opened(output_dir, "toy_ids").tasks[0].group == ""
 
 
 def test_markers_in_a_context_become_ids(output_dir):
@@ -200,6 +211,8 @@ def test_a_killed_preparation_goes_on_and_ends_byte_identical(
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
     kept = [p for p, t in finished.items() if p.stat().st_mtime_ns == t]
     assert len(kept) >= 2  # what was whole was not written again
+    about = opened(tmp_path / "killed", "toy_files").about
+    assert about == {"toy_files": {"release": "7"}}
 
 
 def write_files(folder: Path, count: int) -> None:

@@ -90,6 +90,13 @@ _add(
 )
 
 
+_add(
+    "toy_references",
+    lambda i: {"references": [f"Answer  {i % 3}", "né"], "group": "sums"},
+    {"references": TEXTS, "group": TEXT},
+)
+
+
 def first_ids(data, sequence_length):
     """A preprocessor that cannot do without lengths, as language modelling has."""
     count = sequence_length["inputs"]
@@ -102,7 +109,13 @@ _OTHER = seqio.ByteVocabulary(extra_ids=20)
 _add("toy_other_vocabulary", features={"targets": seqio.Feature(_OTHER)})
 seqio.TaskRegistry.add(
     "toy_files",
-    FilesSource(toy_files, toy_lines, {"inputs": TEXT, "targets": TEXT}, ["train"]),
+    FilesSource(
+        toy_files,
+        toy_lines,
+        {"inputs": TEXT, "targets": TEXT},
+        ["train"],
+        about=lambda: {"release": "7"},
+    ),
     output_features=FEATURES,
     preprocessors=[],
 )

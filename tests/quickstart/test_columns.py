@@ -76,17 +76,22 @@ def test_tallies_add_and_divide():
 def test_a_head_start_keeps_shapes_and_starts_as_copies():
     system = System(CONFIG, Variant("none", "none", trainable=(), context="none"))
     params = jax.jit(system.init)(jax.random.key(0))["downstream"]
-    bent = head_start(params, CONFIG, relative_bias_scale=3.0)
+    bent = head_start(params, CONFIG, neighbour_bias=3.0)
     assert jax.tree.map(np.shape, bent) == jax.tree.map(np.shape, params)
     before, after = (p["encoder"] for p in (params, bent))
     attention = after["layers"]["attention"]
     np.testing.assert_allclose(
         attention["key"]["kernel"], attention["query"]["kernel"] * 8**0.5
     )
-    np.testing.assert_allclose(
-        after["relpos_bias"]["rel_embedding"],
-        3.0 * before["relpos_bias"]["rel_embedding"],
+    added = (
+        after["relpos_bias"]["rel_embedding"] - before["relpos_bias"]["rel_embedding"]
     )
+    # Buckets of the word before and the word after: T5 counts back from 0 and ahead
+    # from half of the buckets.
+    half = CONFIG.relative_attention_num_buckets // 2
+    assert np.flatnonzero(added[0]).tolist() == [1]
+    assert np.flatnonzero(added[1]).tolist() == [half + 1]
+    assert added[0, 1] == pytest.approx(3.0, rel=1e-6)
     np.testing.assert_allclose(
         bent["decoder"]["logits_dense"]["kernel"],
         bent["token_embedder"]["embedding"].T / CONFIG.emb_dim**0.5,
