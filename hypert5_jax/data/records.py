@@ -86,10 +86,9 @@ class Example:
     def from_bytes(cls, record: bytes) -> "Example":
         """Reads what `to_bytes` wrote."""
         fields = msgpack.unpackb(record)
-        listed = {
-            name: tuple(fields.pop(name, ())) for name in ("options", "references")
-        }
-        return cls(**listed, **fields)
+        options = tuple(fields.pop("options", ()))
+        references = tuple(fields.pop("references", ()))
+        return cls(options=options, references=references, **fields)
 
     def key(self) -> int:
         """A 64-bit hash of the input: equal keys are never target and shot together.
