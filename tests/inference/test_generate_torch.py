@@ -45,6 +45,9 @@ def test_answers_are_hugging_face_s(name, tmp_path):
         ).numpy()[:, 1:]
     expected = np.zeros((len(inputs), LENGTH), np.int64)
     expected[:, : said.shape[1]] = said
+    # Their beams repeat EOS behind the first one.
+    after = np.cumsum(expected == decoding.EOS, 1) - (expected == decoding.EOS) > 0
+    expected[after] = 0
 
     params = stacking.stack_layers(trees.unflatten(hf_weights.to_ours(weights)))
     if name == "greedy":
