@@ -38,13 +38,7 @@ def rouge_l(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
     Raises:
       UserError: no example, unequal counts, or an example without references.
     """
-    scorer = _rouge_scorer()
-    return _sni_mean(
-        "rougeL",
-        targets,
-        predictions,
-        lambda target, text: scorer.score(target, text)["rougeL"].fmeasure,
-    )
+    return {"rougeL": _rounded_mean(each("rouge_l", targets, predictions))}
 
 
 def sni_exact_match(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
@@ -54,12 +48,8 @@ def sni_exact_match(targets: Targets, predictions: Sequence[str]) -> dict[str, f
     Raises:
       UserError: as rouge_l.
     """
-    return _sni_mean(
-        "sni_exact_match",
-        targets,
-        predictions,
-        lambda target, text: float(_normal(target) == _normal(text)),
-    )
+    values = each("sni_exact_match", targets, predictions)
+    return {"sni_exact_match": _rounded_mean(values)}
 
 
 def exact_match(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
@@ -68,7 +58,7 @@ def exact_match(targets: Targets, predictions: Sequence[str]) -> dict[str, float
     Raises:
       UserError: as rouge_l.
     """
-    return {"exact_match": _percent_equal(targets, predictions)}
+    return {"exact_match": _mean(each("exact_match", targets, predictions))}
 
 
 def accuracy(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
@@ -77,7 +67,7 @@ def accuracy(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
     Raises:
       UserError: as rouge_l.
     """
-    return {"accuracy": _percent_equal(targets, predictions)}
+    return {"accuracy": _mean(each("accuracy", targets, predictions))}
 
 
 def macro_f1(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
@@ -116,6 +106,37 @@ def _rouge_scorer() -> Any:
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
 
 
+# Of one reference and one prediction; the metrics take the best over references.
+_SCORES: Mapping[str, Callable[[str, str], float]] = {
+    "rouge_l": lambda target, text: (
+        _rouge_scorer().score(target, text)["rougeL"].fmeasure
+    ),
+    "sni_exact_match": lambda target, text: float(_normal(target) == _normal(text)),
+    "exact_match": lambda target, text: float(target.strip() == text.strip()),
+    "accuracy": lambda target, text: float(target.strip() == text.strip()),
+}
+
+
+def each(name: str, targets: Targets, predictions: Sequence[str]) -> list[float]:
+    """0 … 1 for every example, of the metrics that are means over examples.
+
+    Args:
+      name: one of PER_EXAMPLE.
+      targets, predictions: as the metrics take them.
+
+    Raises:
+      UserError: as rouge_l.
+    """
+    score = _SCORES[name]
+    return [
+        max(score(reference, text) for reference in texts)
+        for texts, text in zip(_checked(targets, predictions), predictions)
+    ]
+
+
+PER_EXAMPLE = tuple(_SCORES)
+
+
 def _normal(text: str) -> str:
     return " ".join(text.lower().translate(_PUNCTUATION).split())
 
@@ -137,25 +158,10 @@ def _checked(targets: Targets, predictions: Sequence[str]) -> list[list[str]]:
     return references
 
 
-def _percent_equal(targets: Targets, predictions: Sequence[str]) -> float:
-    references = _checked(targets, predictions)
-    right = sum(
-        text.strip() in {reference.strip() for reference in texts}
-        for texts, text in zip(references, predictions)
-    )
-    return 100.0 * right / len(references)
+def _mean(values: Sequence[float]) -> float:
+    return 100.0 * sum(values) / len(values)
 
 
-def _sni_mean(
-    name: str,
-    targets: Targets,
-    predictions: Sequence[str],
-    score: Callable[[str, str], float],
-) -> dict[str, float]:
-    """Best over references, mean over examples, percent, 4 decimals."""
-    references = _checked(targets, predictions)
-    best = [
-        max(score(reference, text) for reference in texts)
-        for texts, text in zip(references, predictions)
-    ]
-    return {name: round(100.0 * sum(best) / len(best), 4)}
+def _rounded_mean(values: Sequence[float]) -> float:
+    """Percent with 4 decimals, as S-NI prints it."""
+    return round(_mean(values), 4)
