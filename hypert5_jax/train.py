@@ -17,6 +17,7 @@ from hypert5_jax.preparation.first_use import ensure_prepared
 from hypert5_jax.reporting.writers import default_writers
 from hypert5_jax.training.initial import initial_params
 from hypert5_jax.training.loop import train
+from hypert5_jax.training.state import TrainState
 from hypert5_jax.training.table import parameter_table
 
 
@@ -43,11 +44,14 @@ def main(argv: Sequence[str]) -> int:
     mixture.require_vocabulary(rows=_vocabulary_rows(run))
     vocabulary = mixture.vocabulary.fingerprint
 
-    # 3. the run's folder, with the configuration that makes it again
+    # 3. training: from the initial parameters or the newest checkpoint to the end
     model_dir = epath.Path(run.model_dir)
-    _write_config(model_dir, config_text)
 
-    # 4. training: from the initial parameters or the newest checkpoint to the end
+    def on_start(state: TrainState, step: int) -> None:
+        # Not before: a run that is refused leaves the folder's configuration alone.
+        _write_config(model_dir, config_text)
+        print(parameter_table(state), flush=True)
+
     result = train(
         run.system,
         run.train,
@@ -57,11 +61,12 @@ def main(argv: Sequence[str]) -> int:
         writers=default_writers(model_dir, run.tensorboard),
         config_text=config_text,
         vocabulary=vocabulary,
+        stream=run.data.stream_identity(mixture),
         label=run.data.mixture,
-        on_start=lambda state, step: print(parameter_table(state), flush=True),
+        on_start=on_start,
     )
 
-    # 5. where it stands
+    # 4. where it stands
     steps = f"{result.step} of {run.train.steps} steps"
     if result.stopped:
         print(f"stopped at {steps}; the same command continues from there")

@@ -117,6 +117,17 @@ def test_hypertuning_starts_from_a_base_run_and_says_all_of_it(home, capsys):
         initial_params(stage.system, other, seed=3)
 
 
+def test_a_run_with_another_stream_is_refused_and_its_folder_left_alone(home, capsys):
+    assert run(home, "hypert5_prefix", "halted", home / "base") == 0
+    config = (home / "halted" / "config.gin").read_text()
+    capsys.readouterr()
+    again = ("hypert5_prefix", "halted", home / "base", "BATCH_SIZE=16")
+    assert run(home, *again) == 2
+    said = capsys.readouterr().err
+    assert "was trained with batch size 8, this run has 16" in said
+    assert (home / "halted" / "config.gin").read_text() == config
+
+
 def test_the_hypermodel_starts_as_the_same_t5_except_for_what_is_new(home):
     system = built(home, "hypert5_prefix", "x", home / "base").system
     begin = initial_params(system, InitialConfig(str(home / "base")), seed=0)
