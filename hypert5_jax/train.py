@@ -41,6 +41,9 @@ def main(argv: Sequence[str]) -> int:
         lengths=run.data.row_format.lengths,
     )
     mixture.require_vocabulary(rows=_vocabulary_rows(run))
+    row = run.data.row_format
+    for line in mixture.cut_report(row.lengths, row.shot_length):
+        print(line, flush=True)
     vocabulary = mixture.vocabulary.fingerprint
 
     # 3. the run's folder, with the configuration that makes it again
