@@ -112,8 +112,17 @@ def prepare_mixture(
         digest = hashlib.sha256(settings.encode()).hexdigest()
         units = [
             _Unit(
-                *(name, split, tuple(modules), task_name, (number, count)),
-                *(directory, readable, lengths, seed, skip_bad_lines, digest),
+                mixture=name,
+                split=split,
+                modules=tuple(modules),
+                task=task_name,
+                shard=(number, count),
+                directory=directory,
+                vocabulary=readable,
+                lengths=lengths,
+                seed=seed,
+                skip_bad_lines=skip_bad_lines,
+                settings=digest,
             )
             for task_name, task in tasks.items()
             for count in [seqio_tasks.unit_count(task, split)]
@@ -131,7 +140,13 @@ def prepare_mixture(
             for task_name, (task, rate) in rated.items()
         ]
         writer.write_manifest(
-            *(directory, name, split, sources, vocabulary, model, chosen),
+            directory,
+            name,
+            split,
+            sources,
+            vocabulary,
+            vocabulary_model=model,
+            settings=chosen,
             most_bad_lines=skip_bad_lines,
         )
     return home
@@ -225,12 +240,21 @@ def _write(unit: _Unit, task: Any, progress: Progress | None) -> int:
 
     bad_lines = BadLines(unit.skip_bad_lines)
     items = seqio_tasks.read_items(
-        *(task, unit.split, unit.vocabulary, unit.shard, unit.lengths, unit.seed),
-        bad_lines=bad_lines,
+        task,
+        unit.split,
+        unit.vocabulary,
+        unit.shard,
+        unit.lengths,
+        unit.seed,
+        bad_lines,
     )
     writer.write_unit(
-        *(unit.directory, unit.name, counted(items), unit.task, unit.settings),
-        bad_lines=bad_lines.messages,
+        unit.directory,
+        unit.name,
+        counted(items),
+        unit.task,
+        unit.settings,
+        bad_lines.messages,
     )
     if progress is not None:
         progress.add(count % _REPORT_EVERY)

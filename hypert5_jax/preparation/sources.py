@@ -10,6 +10,7 @@ import seqio
 import tensorflow as tf
 
 from hypert5_jax.preparation.bad_lines import Bad
+from hypert5_jax.preparation.locations import vocabulary_model
 
 
 class FilesSource(seqio.DataSource):
@@ -74,7 +75,7 @@ class FilesSource(seqio.DataSource):
         if shard_info is not None:
             files = files[shard_info.index :: shard_info.num_shards]
 
-        read = self._read
+        read: Callable[..., Iterator[Mapping[str, Any]]] = self._read
         if bad_lines is not None and self.takes_bad_lines:
             read = partial(read, bad=bad_lines)
 
@@ -86,6 +87,22 @@ class FilesSource(seqio.DataSource):
             examples, output_signature=self._signature
         )
         return data.shuffle(1000, seed=seed) if shuffle else data
+
+
+def output_features(
+    vocabulary: seqio.Vocabulary | None = None, targets_eos: bool = True
+) -> dict[str, seqio.Feature]:
+    """`inputs` without EOS and `targets`, T5's vocabulary by default.
+
+    The vocabulary's file is opened when it is first used, not here.
+    """
+    vocabulary = vocabulary or seqio.SentencePieceVocabulary(
+        vocabulary_model(), extra_ids=100
+    )
+    return {
+        "inputs": seqio.Feature(vocabulary, add_eos=False),
+        "targets": seqio.Feature(vocabulary, add_eos=targets_eos),
+    }
 
 
 TEXT = tf.TensorSpec([], tf.string)
