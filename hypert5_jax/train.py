@@ -81,6 +81,9 @@ def _prepared(run: TrainRun, data: DataConfig) -> PreparedMixture:
         lengths=data.row_format.lengths,
     )
     mixture.require_vocabulary(rows=_vocabulary_rows(run))
+    row = data.row_format
+    for line in mixture.cut_report(row.lengths, row.shot_length):
+        print(line, flush=True)
     return mixture
 
 
