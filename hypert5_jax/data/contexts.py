@@ -312,8 +312,10 @@ class _TaskDraw:
                 )
             key = self._key(sampling.SHOT_COUNT, number)
             shots = _shuffled(shots, key)
-        vocabulary = self.mixture.vocabulary
-        ids = rows.context_ids(own, shots, vocabulary, self.row.context_length)
+        row, vocabulary = self.row, self.mixture.vocabulary
+        ids = rows.context_ids(
+            own, shots, vocabulary, row.context_length, row.shot_length
+        )
         if kind != "random":
             return ids
         return _randomised(ids, vocabulary, self._key(sampling.RANDOM_IDS, number))

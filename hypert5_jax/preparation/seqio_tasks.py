@@ -7,6 +7,7 @@ from typing import Any
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.vocabulary import Vocabulary, fingerprint
+from hypert5_jax.preparation.bad_lines import BadLines
 from hypert5_jax.preparation.features import FeatureReader
 from hypert5_jax.preparation.writer import Item
 
@@ -153,8 +154,11 @@ def read_items(
     shard: tuple[int, int],
     lengths: Mapping[str, int] | None = None,
     seed: int = 0,
+    bad_lines: BadLines | None = None,
 ) -> Iterator[Item]:
     """Yields the items of one shard (number, of how many) of a task's split.
+
+    `bad_lines` is told of the shard's lines that cannot be read, if its source can tell.
 
     Raises:
       UserError: the task's data or preprocessors fail on the user's input.
@@ -167,7 +171,7 @@ def read_items(
         task.name, vocabulary, feature.vocabulary.encode, bool(feature.add_eos)
     )
     try:
-        dataset = _dataset(task, split, shard, lengths, seed)
+        dataset = _dataset(task, split, shard, lengths, seed, bad_lines)
         for example in dataset.as_numpy_iterator():
             yield read(example)
     except tf.errors.OpError as error:
@@ -183,6 +187,7 @@ def _dataset(
     shard: tuple[int, int],
     lengths: Mapping[str, int] | None,
     seed: int,
+    bad_lines: BadLines | None,
 ) -> Any:
     """The task's examples in source order, whatever their types.
 
@@ -206,10 +211,16 @@ def _dataset(
     whole = info is None or (
         source.supports_arbitrary_sharding or len(source.list_shards(split)) >= shard[1]
     )
+    told: dict[str, Any] = {}
+    if bad_lines is not None and getattr(source, "takes_bad_lines", False):
+        # Where each unit reads all of one file, only the first counts its bad lines.
+        told["bad_lines"] = bad_lines if whole or shard[0] == 0 else _unheard
     if whole:
-        data = source.get_dataset(split, shuffle=False, seed=seed, shard_info=info)
+        data = source.get_dataset(
+            split, shuffle=False, seed=seed, shard_info=info, **told
+        )
     else:
-        data = source.get_dataset(split, shuffle=False, seed=seed)
+        data = source.get_dataset(split, shuffle=False, seed=seed, **told)
         data = data.shard(shard[1], shard[0])
     data = task.preprocess_precache(data, seed=seed)
     try:
@@ -221,6 +232,10 @@ def _dataset(
             f"({type(error).__name__}: {error}); if it wants lengths, give them: "
             "--sequence_length=inputs=512,targets=128"
         ) from error
+
+
+def _unheard(message: str) -> None:
+    """Leaves out a bad line that another unit counts."""
 
 
 def start_tensorflow() -> None:
