@@ -88,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
         "settings": settings(run, mixture, marks),
         "seeds": list(run.seeds),
         "devices": mesh.size,
+        "data": evaluation.digests(),
         "data_about": mixture.about,
         "cut": mixture.cut_report(row.lengths, row.shot_length),
         "config": config_text,
