@@ -267,7 +267,7 @@ def test_mistakes_end_with_code_2_and_one_message(
 
 
 def test_a_killed_evaluation_continues_and_ends_as_if_it_had_not_been(home, tmp_path):
-    more = ("--contexts=real,empty,random", "--seeds=0,1,2,3,4")
+    more = ("--contexts=real,random", "--seeds=0,1,2")
     whole = tmp_path / "whole"
     assert run(home, whole, *more) == 0
     out = tmp_path / "killed"
@@ -290,7 +290,7 @@ def test_a_killed_evaluation_continues_and_ends_as_if_it_had_not_been(home, tmp_
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 0 < len(list(out.glob("tasks/*/*.json"))) < 150
+    assert 0 < len(list(out.glob("tasks/*/*.json"))) < 60
     assert not (out / "results.json").exists()
     assert run(home, out, *more) == 0
     files = sorted(p.relative_to(whole) for p in whole.rglob("*.json*"))
