@@ -31,8 +31,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(
+    path: Path, part: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number from 1, object) of a .jsonl or .jsonl.gz file.
+
+    Args:
+      path: the file.
+      part: (i, n) reads only every n-th line, from the i-th (of 0) on.
 
     Raises:
       UserError: no such file, a damaged archive, or a line that is no JSON object.
@@ -42,7 +48,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
+                if (number - 1) % part[1] == part[0] and line.strip():
                     yield number, _object(path, number, line)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
