@@ -94,22 +94,33 @@ class PromptSource(seqio.DataSource):
         **unused: Any,
     ) -> tf.data.Dataset:
         """The examples of the split, or of a part of its files or rows."""
-        found = self._found(split)
-        files, part = found.files, WHOLE
+        shard = (0, 1)
         if shard_info is not None:
-            part = (shard_info.index, shard_info.num_shards)
-            if shard_info.num_shards <= len(self.list_shards(split)):
-                files, part = files[part[0] :: part[1]], WHOLE
+            shard = (shard_info.index, shard_info.num_shards)
+        self._found(split)  # tells now, not in the data set's own thread
         kinds = {name: TEXT for name in ("inputs", "targets", "task", "group")}
         kinds["skipped"] = TEXT
         if self.prompt.held_out:
             kinds["options"] = TEXTS
-
-        def examples() -> Iterator[Mapping[str, Any]]:
-            return read_examples(self.prompt, split, found, files, part, self._reading)
-
-        data = tf.data.Dataset.from_generator(examples, output_signature=kinds)
+        data = tf.data.Dataset.from_generator(
+            lambda: self.python_examples(split, shard), output_signature=kinds
+        )
         return data.shuffle(1000, seed=seed) if shuffle else data
+
+    def python_examples(
+        self, split: str, shard: tuple[int, int] = WHOLE
+    ) -> Iterator[Mapping[str, Any]]:
+        """The examples of every n-th file, or of every n-th row if files are too few.
+
+        Args:
+          split: of the prompt.
+          shard: (i, n), i from 0.
+        """
+        found = self._found(split)
+        files, part = found.files, shard
+        if 1 < shard[1] <= len(self.list_shards(split)):
+            files, part = files[shard[0] :: shard[1]], WHOLE
+        return read_examples(self.prompt, split, found, files, part, self._reading)
 
     def _found(self, split: str) -> Found:
         found = self.find(split)
@@ -162,5 +173,6 @@ def _with_source(task: seqio.Task, source: seqio.DataSource) -> seqio.Task:
         source,
         output_features=task.output_features,
         preprocessors=task.preprocessors,
+        postprocess_fn=task.postprocessor,
         metric_fns=task.metric_fns,
     )
