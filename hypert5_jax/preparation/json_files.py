@@ -32,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_lines(
-    path: Path, part: tuple[int, int] = (0, 1)
+    path: Path, *, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number from 1, object) of a .jsonl or .jsonl.gz file.
 

@@ -24,7 +24,7 @@ def read_rows(path: Path, part: Part = WHOLE) -> Iterator[tuple[int, dict[str, A
     """
     name = path.name
     if name.endswith((".jsonl", ".jsonl.gz")):
-        return read_json_lines(path, part)
+        return read_json_lines(path, part=part)
     return _parquet(path, part) if name.endswith(".parquet") else _tfrecord(path, part)
 
 

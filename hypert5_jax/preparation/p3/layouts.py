@@ -141,13 +141,18 @@ def _subset_folder(prompt: Prompt) -> Path:
 
 
 def _files_of(home: Path, split: str, endings: Sequence[str]) -> tuple[Path, ...]:
-    """`train.jsonl`, `train32.jsonl`, `train-00000-of-00002.parquet`, `train/*.parquet`.
+    """`train.jsonl`, `train-00000-of-00002.parquet`, `train/*.parquet`, `train32.jsonl`.
 
-    Files of the first ending that there are: one set of rows, not two copies of it.
+    Only the first of these forms that there is: one set of rows, not two copies of it.
     """
     for ending in endings:
-        name = re.compile(rf"{re.escape(split)}(\d*|-\d+-of-\d+.*){re.escape(ending)}")
-        here = [path for path in home.glob(f"*{ending}") if name.fullmatch(path.name)]
-        if files := sorted(here) or sorted((home / split).glob(f"*{ending}")):
-            return tuple(files)
+        here = sorted(home.glob(f"*{ending}"))
+        for form in ("", r"-\d+-of-\d+.*", None, r"\d+"):
+            if form is None:
+                files = sorted((home / split).glob(f"*{ending}"))
+            else:
+                name = re.compile(re.escape(split) + form + re.escape(ending))
+                files = [path for path in here if name.fullmatch(path.name)]
+            if files:
+                return tuple(files)
     return ()
