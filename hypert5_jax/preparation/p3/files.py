@@ -4,7 +4,7 @@ Only every n-th row from the i-th on is read if a part (i, n) is asked for: so o
 file is shared by several processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def _parquet(path: Path, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
         # Opened by us: pyarrow's own memory map outlives an error.
         with open(path, "rb") as file:
             table = pyarrow.parquet.ParquetFile(file)
-            for batch in table.iter_batches(_BATCH):
+            columns = _wanted(table.schema_arrow.names)
+            for batch in table.iter_batches(_BATCH, columns=columns):
                 mine = range((index - number) % count, len(batch), count)
                 if mine:
                     rows = batch.take(pyarrow.array(mine)).to_pylist()
@@ -60,20 +61,12 @@ def _tfrecord(path: Path, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         records = tf.data.TFRecordDataset(str(path), buffer_size=1 << 20)
-        for i, record in enumerate(records.shard(count, index).as_numpy_iterator()):
+        batches = records.shard(count, index).batch(_BATCH).as_numpy_iterator()
+        found = (record for batch in batches for record in batch)
+        for i, record in enumerate(found):
             number = index + i * count + 1
-            example = tf.train.Example.FromString(record)
-            yield (
-                number,
-                {
-                    key: list(
-                        getattr(
-                            feature, feature.WhichOneof("kind") or "int64_list"
-                        ).value
-                    )
-                    for key, feature in example.features.feature.items()
-                },
-            )
+            features = tf.train.Example.FromString(record).features.feature
+            yield number, {name: _values(features[name]) for name in _wanted(features)}
     except (tf.errors.OpError, ValueError) as error:
         told = str(error).strip().splitlines()[0]
         raise UserError(
@@ -83,3 +76,14 @@ def _tfrecord(path: Path, part: Part) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(
             f"{path}: record {number} is no tf.train.Example; expected a seqio cache"
         ) from error
+
+
+def _values(feature: Any) -> list[Any]:
+    kind = feature.WhichOneof("kind")
+    return list(getattr(feature, kind).value) if kind else []
+
+
+def _wanted(names: Iterable[str]) -> list[str]:
+    """All but ids whose text is there, too."""
+    known = set(names)
+    return [name for name in names if f"{name}_pretokenized" not in known]
