@@ -8,6 +8,7 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
+from hypert5_jax.preparation.bad_lines import refuse
 from hypert5_jax.preparation.json_files import read_json_lines
 from hypert5_jax.preparation.sources import IDS, TEXT, TEXTS, FilesSource
 
@@ -55,9 +56,9 @@ def toy_files(split):
     return sorted(Path(os.environ[FOLDER]).glob("*.jsonl"))
 
 
-def toy_lines(split, path):
+def toy_lines(split, path, bad=refuse):
     """The examples of one of them."""
-    for _, fields in read_json_lines(path):
+    for _, fields in read_json_lines(path, bad):
         time.sleep(float(os.environ.get(DELAY, "0")))
         yield {"inputs": fields["inputs"], "targets": fields["targets"]}
 
