@@ -170,6 +170,10 @@ def read_items(
     read = FeatureReader(
         task.name, vocabulary, feature.vocabulary.encode, bool(feature.add_eos)
     )
+    if _is_plain(task):
+        # What Python read need not pass through TensorFlow to reach Python.
+        yield from map(read, task.source.python_examples(split, shard))
+        return
     try:
         dataset = _dataset(task, split, shard, lengths, seed, bad_lines)
         for example in dataset.as_numpy_iterator():
@@ -179,6 +183,22 @@ def read_items(
         found = _USER_ERROR.search(str(error))
         told = found.group(1) if found else str(error).strip().splitlines()[0]
         raise UserError(f"task {task.name!r}: {told}") from error
+
+
+def _is_plain(task: Any) -> bool:
+    """Whether a task only passes on what a source read in Python."""
+    import seqio
+
+    steps = [
+        step
+        for step in task.preprocessors
+        if not isinstance(step, seqio.CacheDatasetPlaceholder)
+    ]
+    return (
+        not steps
+        and not task.requires_caching
+        and hasattr(task.source, "python_examples")
+    )
 
 
 def _dataset(
