@@ -90,7 +90,9 @@ def memory() -> float:
     return max([gib("self", "VmRSS"), *(gib(child, "VmHWM") for child in children)])
 
 
-def measure(mixture: PreparedMixture, setting: Setting, args: argparse.Namespace) -> None:
+def measure(
+    mixture: PreparedMixture, setting: Setting, args: argparse.Namespace
+) -> None:
     """Opens the stream at the setting's step and reads for a while."""
     start = time.perf_counter()
     stream = batches(

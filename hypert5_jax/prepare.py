@@ -57,6 +57,10 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="hypert5_jax.prepare", description=__doc__)
     add_mixture_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="start afresh")
+    parser.add_argument(
+        "--cache_dir",
+        help="read tasks that seqio_cache_tasks (Beam) cached there; docs/seqio.md",
+    )
     args = parser.parse_args(argv)
     home = prepare_mixture(
         args.mixture,
@@ -66,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
         num_workers=args.num_workers,
         lengths=args.sequence_length,
         overwrite=args.overwrite,
+        cache_dir=args.cache_dir,
     )
     mixture = open_mixture(home, args.split)
     counts = [task.count for task in mixture.tasks]

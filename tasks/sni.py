@@ -19,6 +19,8 @@ from typing import Any
 import seqio
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.evaluation.metrics import exact_match, rouge_l
+from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.json_files import read_json
 from hypert5_jax.preparation.locations import data_folder, vocabulary_model
 from hypert5_jax.preparation.sources import TEXT, FilesSource
@@ -124,17 +126,13 @@ def register(
     vocabulary = vocabulary or seqio.SentencePieceVocabulary(
         vocabulary_model(), extra_ids=100
     )
-    features = {
-        "inputs": seqio.Feature(vocabulary, add_eos=False),
-        "targets": seqio.Feature(vocabulary, add_eos=True),
-    }
     for split in splits:
         for context in CONTEXTS:
             signature = {"inputs": TEXT, "targets": TEXT, "task": TEXT}
             if context != "shots":
                 signature["context"] = TEXT
             middle = "" if context == "shots" else f"_{context}"
-            seqio.TaskRegistry.add(
+            add_task(
                 f"{prefix}{middle}_{split}",
                 FilesSource(
                     partial(task_files, folder),
@@ -142,9 +140,8 @@ def register(
                     signature,
                     splits=[split],
                 ),
-                output_features=features,
-                preprocessors=[],
-                metric_fns=[],
+                vocabulary,
+                metrics=[rouge_l, exact_match],
             )
 
 

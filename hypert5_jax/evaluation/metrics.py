@@ -1,7 +1,7 @@
 """Metrics of texts against reference texts, in the form that seqio calls them.
 
-    targets      for each example the list of its reference texts
-    predictions  for each example one text
+targets      for each example the list of its reference texts
+predictions  for each example one text
 """
 
 from collections.abc import Sequence

@@ -40,6 +40,7 @@ class _Unit:
     lengths: Mapping[str, int] | None
     seed: int
     settings: str
+    cache_dir: str | None = None
 
     @property
     def name(self) -> str:
@@ -56,6 +57,7 @@ def prepare_mixture(
     lengths: Mapping[str, int] | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    cache_dir: str | None = None,
 ) -> Path:
     """Tokenises a seqio task or mixture into `{output_dir}/{name}/{split}`.
 
@@ -70,6 +72,7 @@ def prepare_mixture(
       lengths: `sequence_length` for preprocessors that want it; cuts nothing else.
       seed: for preprocessors that draw.
       overwrite: starts afresh.
+      cache_dir: reads the tasks from what seqio_cache_tasks wrote there.
 
     Returns:
       `{output_dir}/{name}`, for `data.prepared.open_mixture`.
@@ -98,16 +101,20 @@ def prepare_mixture(
         if model is not None:
             writer.replace_file(directory / MODEL_FILE, model)
         readable = seqio_tasks.with_model(vocabulary, directory)
-        chosen = {"lengths": dict(lengths) if lengths else None, "seed": seed}
+        chosen: dict[str, Any] = {"lengths": dict(lengths) if lengths else None}
+        chosen["seed"] = seed
+        if cache_dir is not None:
+            chosen["cache_dir"] = cache_dir
         settings = json.dumps([vocabulary.to_json(), chosen], sort_keys=True)
         digest = hashlib.sha256(settings.encode()).hexdigest()
         units = [
             _Unit(
                 *(name, split, tuple(modules), task_name, (number, count)),
                 *(directory, readable, lengths, seed, digest),
+                cache_dir=cache_dir,
             )
             for task_name, task in tasks.items()
-            for count in [seqio_tasks.unit_count(task, split)]
+            for count in [seqio_tasks.unit_count(task, split, cache_dir)]
             for number in range(count)
         ]
         _run(units, tasks, num_workers)
@@ -214,7 +221,8 @@ def _write(unit: _Unit, task: Any, progress: Progress | None) -> int:
                 progress.add(_REPORT_EVERY)
 
     items = seqio_tasks.read_items(
-        *(task, unit.split, unit.vocabulary, unit.shard, unit.lengths, unit.seed)
+        *(task, unit.split, unit.vocabulary, unit.shard, unit.lengths, unit.seed),
+        cache_dir=unit.cache_dir,
     )
     writer.write_unit(
         unit.directory, unit.name, counted(items), unit.task, unit.settings
