@@ -66,6 +66,10 @@ def main(argv: Sequence[str]) -> None:
         metavar="N",
         help="leave out up to N lines of the split that cannot be read, and count them",
     )
+    parser.add_argument(
+        "--cache_dir",
+        help="read tasks that seqio_cache_tasks (Beam) cached there; docs/seqio.md",
+    )
     args = parser.parse_args(argv)
     home = prepare_mixture(
         args.mixture,
@@ -76,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
         lengths=args.sequence_length,
         overwrite=args.overwrite,
         skip_bad_lines=args.skip_bad_lines,
+        cache_dir=args.cache_dir,
     )
     mixture = open_mixture(home, args.split)
     print("\n".join(_report(mixture, args.sequence_length or {})))
