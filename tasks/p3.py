@@ -16,11 +16,14 @@ from pathlib import Path
 
 import seqio
 
-from hypert5_jax.preparation.locations import data_folder, vocabulary_model
+from hypert5_jax.evaluation.metrics import exact_match
+from hypert5_jax.preparation.declare import add_task
+from hypert5_jax.preparation.locations import data_folder
 from hypert5_jax.preparation.p3.catalogue import MIXTURES, Prompt, read_prompts
 from hypert5_jax.preparation.p3.examples import Reading
 from hypert5_jax.preparation.p3.layouts import LAYOUTS, Layout
 from hypert5_jax.preparation.p3.source import AvailableMixture, PromptSource
+from hypert5_jax.preparation.sources import output_features
 
 
 def register(
@@ -42,13 +45,8 @@ def register(
     Raises:
       UserError: an unknown layout.
     """
-    vocabulary = vocabulary or seqio.SentencePieceVocabulary(
-        vocabulary_model(), extra_ids=100
-    )
-    features = {
-        "inputs": seqio.Feature(vocabulary, add_eos=False),
-        "targets": seqio.Feature(vocabulary, add_eos=True),
-    }
+    # One object for all tasks: its file is then read once.
+    vocabulary = vocabulary or output_features()["targets"].vocabulary
     Layout(Path(), layouts)  # a misspelt layout is told here
     prompts = read_prompts()
 
@@ -66,12 +64,11 @@ def register(
         )
 
     def add(prompt: Prompt) -> None:
-        seqio.TaskRegistry.add(
+        add_task(
             prefix + prompt.name,
             PromptSource(prompt, layout, reading, partial(advice, prompt.uses[0])),
-            output_features=features,
-            preprocessors=[],
-            metric_fns=[],
+            vocabulary,
+            metrics=[exact_match],
         )
 
     for prompt in prompts:
