@@ -16,7 +16,7 @@ from pathlib import Path
 
 import seqio
 
-from hypert5_jax.evaluation.metrics import exact_match
+from hypert5_jax.evaluation.metrics import accuracy, exact_match
 from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.locations import data_folder
 from hypert5_jax.preparation.p3.catalogue import MIXTURES, Prompt, read_prompts
@@ -68,7 +68,7 @@ def register(
             prefix + prompt.name,
             PromptSource(prompt, layout, reading, partial(advice, prompt.uses[0])),
             vocabulary,
-            metrics=[exact_match],
+            metrics=[accuracy if prompt.held_out else exact_match],
         )
 
     for prompt in prompts:

@@ -218,7 +218,8 @@ def read_items(
     )
     if cache_dir is None and _is_plain(task):
         # What Python read need not pass through TensorFlow to reach Python.
-        yield from map(read, task.source.python_examples(split, shard))
+        heard = {} if bad_lines is None else {"bad": bad_lines}
+        yield from map(read, task.source.python_examples(split, shard, **heard))
         return
     try:
         dataset = _dataset(task, split, shard, lengths, seed, bad_lines, cache_dir)

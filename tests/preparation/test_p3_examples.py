@@ -264,6 +264,14 @@ def test_a_row_without_a_field_is_told_with_its_line(tmp_path, rows, message):
         read(TRAIN, tmp_path)
 
 
+def test_half_a_character_is_told(tmp_path):
+    file = tmp_path / TRAIN.name / "train.jsonl"
+    file.parent.mkdir()
+    file.write_text(r'{"inputs": "\ud83d\ude00 \ud83d", "targets": "a"}')
+    with pytest.raises(UserError, match=r"train\.jsonl:1: not Unicode text .*ud83d"):
+        read(TRAIN, tmp_path)
+
+
 @pytest.mark.parametrize("layout", ["tfrecord", "parquet", "jsonl_gz"])
 def test_a_file_that_is_cut_is_told(tmp_path, layout):
     _write(layout, tmp_path, [(f"question {i}", f"answer {i}") for i in range(3000)])

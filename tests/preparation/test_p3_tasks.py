@@ -231,3 +231,22 @@ def test_importing_needs_no_data_and_little_time(tmp_path):
         text=True,
     )
     assert result.stdout.strip() == "353", result.stderr
+
+
+def test_bad_lines_are_left_out_up_to_the_bound(p3, folder, tmp_path, monkeypatch):
+    from hypert5_jax.preparation import seqio_tasks
+
+    # Two units read this file: each bad line is told by one of them.
+    monkeypatch.setattr(seqio_tasks, "_EXAMPLES_PER_UNIT", 100)
+    file = folder / TREC / "train.jsonl"
+    lines = file.read_text().splitlines()
+    lines[4:6] = ["{", "[]"]
+    file.write_text("\n".join(lines))
+    prefix = _register(p3, folder, "bad_")
+    with pytest.raises(UserError, match=r"train\.jsonl:5: malformed JSON .*--skip_bad"):
+        _prepare(prefix + TREC, "train", tmp_path)
+    with pytest.raises(UserError, match=r"2 bad lines or more, --skip_bad_lines=1"):
+        _prepare(prefix + TREC, "train", tmp_path, skip_bad_lines=1)
+    mixture = _prepare(prefix + TREC, "train", tmp_path, skip_bad_lines=2)
+    assert len(mixture.manifest["shards"]) == 2 and mixture.tasks[0].count == 28
+    assert mixture.manifest["skipped"] == {prefix + TREC: {"bad line": 2}}

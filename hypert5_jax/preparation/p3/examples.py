@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.preparation.bad_lines import Bad, refuse
 from hypert5_jax.preparation.p3.catalogue import Prompt
 from hypert5_jax.preparation.p3.files import WHOLE, Part, read_rows
 from hypert5_jax.preparation.p3.layouts import SCORED, Found
@@ -54,6 +55,7 @@ def read_examples(
     files: Iterable[Path],
     part: Part = WHOLE,
     reading: Reading = Reading(),
+    bad: Bad = refuse,
 ) -> Iterator[dict[str, Any]]:
     """Yields the features of each row's example: see docs/data.md.
 
@@ -67,6 +69,8 @@ def read_examples(
       part: (i, n) reads every n-th row of each file, from the i-th (of 0) on; of scored
         rows, which lie in any order, every n-th example of all files.
       reading: how.
+      bad: told of lines that are no JSON and are left out; scored rows, of which
+        several are an example, may have none.
 
     Raises:
       UserError: a damaged file, a row without a field, a template that fails.
@@ -74,11 +78,12 @@ def read_examples(
     if found.scored:
         rows = _folded(prompt, files, part)
     elif found.layout == "raw":
-        rows = _rendered(prompt, split, found, files, part, reading)
+        rows = _rendered(prompt, split, found, files, part, reading, bad)
     else:
-        rows = _published(prompt, files, part)
+        rows = _published(prompt, files, part, bad)
     seen: set[bytes] = set()
     for row in rows:
+        _check_unicode(row)
         reason = row.skipped or _reason(prompt, row)
         if reading.skip_repeated and not reason:
             text = f"{row.inputs}\0{row.targets}".encode()
@@ -97,6 +102,17 @@ def read_examples(
         yield example
 
 
+def _check_unicode(row: _Row) -> None:
+    r"""Refuses half of a character, which JSON can hold as `\ud83d`."""
+    try:
+        "".join((row.inputs, row.targets, *row.options)).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{row.where}: not Unicode text ({error.reason}: "
+            f"{error.object[error.start : error.end]!r}); mend or remove the row"
+        ) from error
+
+
 def _reason(prompt: Prompt, row: _Row) -> str:
     if not row.inputs.strip():
         return NO_INPUT
@@ -113,9 +129,11 @@ def _reason(prompt: Prompt, row: _Row) -> str:
     return "" if row.targets in row.options else NO_SUCH_OPTION
 
 
-def _published(prompt: Prompt, files: Iterable[Path], part: Part) -> Iterator[_Row]:
+def _published(
+    prompt: Prompt, files: Iterable[Path], part: Part, bad: Bad
+) -> Iterator[_Row]:
     for file in files:
-        for number, fields in read_rows(file, part):
+        for number, fields in read_rows(file, part, bad):
             where = f"{file}:{number}"
             yield _Row(
                 where,
@@ -132,10 +150,11 @@ def _rendered(
     files: Iterable[Path],
     part: Part,
     reading: Reading,
+    bad: Bad,
 ) -> Iterator[_Row]:
     template = _template(prompt, found, reading.truncate)
     for file in files:
-        for number, fields in read_rows(file, part):
+        for number, fields in read_rows(file, part, bad):
             where = f"{file}:{number}"
             # Not the path: the same data elsewhere give the same draw.
             draw = Random(f"{reading.seed}:{prompt.name}:{split}:{file.name}:{number}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.preparation.bad_lines import Bad, refuse
 from hypert5_jax.preparation.json_files import read_json_lines
 
 Part = tuple[int, int]
@@ -16,15 +17,22 @@ WHOLE: Part = (0, 1)
 _BATCH = 1024  # rows
 
 
-def read_rows(path: Path, part: Part = WHOLE) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(
+    path: Path, part: Part = WHOLE, bad: Bad = refuse
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (number of the row from 1, its fields).
+
+    Args:
+      path: of the file.
+      part: which rows.
+      bad: told of lines that are no JSON object; other files have no lines.
 
     Raises:
       UserError: the file is damaged, with its name and the place.
     """
     name = path.name
     if name.endswith((".jsonl", ".jsonl.gz")):
-        return read_json_lines(path, part=part)
+        return read_json_lines(path, bad, part=part)
     return _parquet(path, part) if name.endswith(".parquet") else _tfrecord(path, part)
 
 

@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.preparation.bad_lines import Bad, refuse
 from hypert5_jax.preparation.p3.catalogue import Prompt
 from hypert5_jax.preparation.p3.examples import Reading, read_examples
 from hypert5_jax.preparation.p3.files import WHOLE
@@ -26,6 +27,8 @@ class PromptSource(seqio.DataSource):
       advice: what to do about missing data, for messages.
       splits: those of the prompt by default.
     """
+
+    takes_bad_lines = True
 
     def __init__(
         self,
@@ -91,9 +94,13 @@ class PromptSource(seqio.DataSource):
         shuffle: bool = True,
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,
+        bad_lines: Bad | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """The examples of the split, or of a part of its files or rows."""
+        """The examples of the split, or of a part of its files or rows.
+
+        `bad_lines`, if given, is told of each line that cannot be read and is left out.
+        """
         shard = (0, 1)
         if shard_info is not None:
             shard = (shard_info.index, shard_info.num_shards)
@@ -103,24 +110,26 @@ class PromptSource(seqio.DataSource):
         if self.prompt.held_out:
             kinds["options"] = TEXTS
         data = tf.data.Dataset.from_generator(
-            lambda: self.python_examples(split, shard), output_signature=kinds
+            lambda: self.python_examples(split, shard, bad_lines or refuse),
+            output_signature=kinds,
         )
         return data.shuffle(1000, seed=seed) if shuffle else data
 
     def python_examples(
-        self, split: str, shard: tuple[int, int] = WHOLE
+        self, split: str, shard: tuple[int, int] = WHOLE, bad: Bad = refuse
     ) -> Iterator[Mapping[str, Any]]:
         """The examples of every n-th file, or of every n-th row if files are too few.
 
         Args:
           split: of the prompt.
           shard: (i, n), i from 0.
+          bad: told of lines that cannot be read.
         """
         found = self._found(split)
         files, part = found.files, shard
         if 1 < shard[1] <= len(self.list_shards(split)):
             files, part = files[shard[0] :: shard[1]], WHOLE
-        return read_examples(self.prompt, split, found, files, part, self._reading)
+        return read_examples(self.prompt, split, found, files, part, self._reading, bad)
 
     def _found(self, split: str) -> Found:
         found = self.find(split)
