@@ -59,7 +59,7 @@ class PromptSource(seqio.DataSource):
     def about(self) -> dict[str, str]:
         """The layout of each split and which templates rendered it."""
         told = {}
-        for split in self.prompt.splits:
+        for split in self.splits:
             if found := self.find(split):
                 told[split] = found.layout + (" (scored)" if found.scored else "")
                 if found.templates is not None:
