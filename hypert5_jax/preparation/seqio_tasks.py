@@ -170,6 +170,11 @@ def read_items(
     read = FeatureReader(
         task.name, vocabulary, feature.vocabulary.encode, bool(feature.add_eos)
     )
+    if _is_plain(task):
+        # What Python read need not pass through TensorFlow to reach Python.
+        heard = _listener(task.source, bad_lines)
+        yield from map(read, task.source.python_examples(split, shard, **heard))
+        return
     try:
         dataset = _dataset(task, split, shard, lengths, seed, bad_lines)
         for example in dataset.as_numpy_iterator():
@@ -179,6 +184,35 @@ def read_items(
         found = _USER_ERROR.search(str(error))
         told = found.group(1) if found else str(error).strip().splitlines()[0]
         raise UserError(f"task {task.name!r}: {told}") from error
+
+
+def _is_plain(task: Any) -> bool:
+    """Whether a task only passes on what a source read in Python."""
+    import seqio
+
+    steps = [
+        step
+        for step in task.preprocessors
+        if not isinstance(step, seqio.CacheDatasetPlaceholder)
+    ]
+    return (
+        not steps
+        and not task.requires_caching
+        and hasattr(task.source, "python_examples")
+    )
+
+
+class _Unheard(BadLines):
+    """Lets every bad line pass, for a unit whose lines another one counts."""
+
+    def __call__(self, message: str) -> None:
+        pass
+
+
+def _listener(source: Any, bad_lines: BadLines | None) -> dict[str, Any]:
+    """The argument that hears of bad lines, for sources that tell of them."""
+    tells = bad_lines is not None and getattr(source, "takes_bad_lines", False)
+    return {"bad_lines": bad_lines} if tells else {}
 
 
 def _dataset(
@@ -211,15 +245,14 @@ def _dataset(
     whole = info is None or (
         source.supports_arbitrary_sharding or len(source.list_shards(split)) >= shard[1]
     )
-    told: dict[str, Any] = {}
-    if bad_lines is not None and getattr(source, "takes_bad_lines", False):
-        # Where each unit reads all of one file, only the first counts its bad lines.
-        told["bad_lines"] = bad_lines if whole or shard[0] == 0 else _unheard
     if whole:
+        told = _listener(source, bad_lines)
         data = source.get_dataset(
             split, shuffle=False, seed=seed, shard_info=info, **told
         )
     else:
+        # Each unit reads everything; the first one's bad lines are those that count.
+        told = _listener(source, bad_lines if shard[0] == 0 else _Unheard())
         data = source.get_dataset(split, shuffle=False, seed=seed, **told)
         data = data.shard(shard[1], shard[0])
     data = task.preprocess_precache(data, seed=seed)
@@ -232,10 +265,6 @@ def _dataset(
             f"({type(error).__name__}: {error}); if it wants lengths, give them: "
             "--sequence_length=inputs=512,targets=128"
         ) from error
-
-
-def _unheard(message: str) -> None:
-    """Leaves out a bad line that another unit counts."""
 
 
 def start_tensorflow() -> None:
