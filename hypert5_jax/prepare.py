@@ -5,11 +5,13 @@ with --module. Interrupted, it goes on where it was; see docs/data.md.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hypert5_jax.config import cli
-from hypert5_jax.data.prepared import open_mixture
+from hypert5_jax.data.prepared import PreparedMixture, open_mixture
 from hypert5_jax.preparation.mixture import prepare_mixture
+
+_CUT = ("hyper_inputs", "inputs", "targets")  # what rows cut
 
 
 def lengths_of(text: str) -> dict[str, int]:
@@ -58,6 +60,13 @@ def main(argv: Sequence[str]) -> None:
     add_mixture_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="start afresh")
     parser.add_argument(
+        "--skip_bad_lines",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out up to N lines of the split that cannot be read, and count them",
+    )
+    parser.add_argument(
         "--cache_dir",
         help="read tasks that seqio_cache_tasks (Beam) cached there; docs/seqio.md",
     )
@@ -70,17 +79,32 @@ def main(argv: Sequence[str]) -> None:
         num_workers=args.num_workers,
         lengths=args.sequence_length,
         overwrite=args.overwrite,
+        skip_bad_lines=args.skip_bad_lines,
         cache_dir=args.cache_dir,
     )
     mixture = open_mixture(home, args.split)
+    print("\n".join(_report(mixture, args.sequence_length or {})))
+
+
+def _report(mixture: PreparedMixture, lengths: Mapping[str, int]) -> list[str]:
+    """What was prepared, what was left out, and what is remarkable about the rest."""
     counts = [task.count for task in mixture.tasks]
-    print(
+    first = (
         f"{mixture.directory}: {sum(counts):,} examples of {len(counts)} tasks "
         f"(smallest {min(counts):,}, largest {max(counts):,})"
     )
+    lines = [first]
+    for name, facts in mixture.about.items():
+        lines += [f"  {name}: {fact}: {text}" for fact, text in facts.items()]
     for name, reasons in mixture.manifest["skipped"].items():
         for reason, count in reasons.items():
-            print(f"  {name}: {count:,} left out ({reason})")
+            lines.append(f"  {name}: {count:,} left out ({reason})")
+    lines += [f"    {line}" for line in mixture.manifest.get("bad_lines", ())]
+    repeated = sum(task.count - task.distinct for task in mixture.tasks)
+    if repeated:
+        lines.append(f"  {repeated:,} examples repeat an input of their task")
+    known = {k: v for k, v in lengths.items() if k in _CUT}
+    return lines + [f"  {line}" for line in mixture.cut_report(known)]
 
 
 if __name__ == "__main__":

@@ -4,19 +4,22 @@ Started again with the same MODEL_DIR, a run continues from its newest whole che
 SIGTERM saves at the next step and ends with code 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
 from hypert5_jax.config import cli, gin_files
-from hypert5_jax.config.data import batches_from
+from hypert5_jax.config.data import DataConfig, batches_from
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
+from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import MANIFEST_FILE, PreparedMixture, open_mixture
 from hypert5_jax.preparation.first_use import ensure_prepared
 from hypert5_jax.reporting.writers import default_writers
+from hypert5_jax.training.held_out import held_out_loss
 from hypert5_jax.training.initial import initial_params
-from hypert5_jax.training.loop import train
+from hypert5_jax.training.loop import Evaluate, train
+from hypert5_jax.training.state import TrainState
 from hypert5_jax.training.table import parameter_table
 
 
@@ -33,21 +36,18 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
     # 2. data: prepared files, made on first use
-    mixture = ensure_prepared(
-        run.data.mixture,
-        run.data.split,
-        run.data.prepared_dir,
-        modules=run.data.modules,
-        lengths=run.data.row_format.lengths,
-    )
-    mixture.require_vocabulary(rows=_vocabulary_rows(run))
+    mixture = _prepared(run, run.data)
+    evaluate = None if run.held_out is None else _held_out(run, run.held_out)
     vocabulary = mixture.vocabulary.fingerprint
 
-    # 3. the run's folder, with the configuration that makes it again
+    # 3. training: from the initial parameters or the newest checkpoint to the end
     model_dir = epath.Path(run.model_dir)
-    _write_config(model_dir, config_text)
 
-    # 4. training: from the initial parameters or the newest checkpoint to the end
+    def on_start(state: TrainState, step: int) -> None:
+        # Not before: a run that is refused leaves the folder's configuration alone.
+        _write_config(model_dir, config_text)
+        print(parameter_table(state), flush=True)
+
     result = train(
         run.system,
         run.train,
@@ -55,19 +55,46 @@ def main(argv: Sequence[str]) -> int:
         lambda: initial_params(run.system, run.initial, run.train.seed, vocabulary),
         directory=model_dir,
         writers=default_writers(model_dir, run.tensorboard),
+        evaluate=evaluate,
         config_text=config_text,
         vocabulary=vocabulary,
+        stream=run.data.stream_identity(mixture),
         label=run.data.mixture,
-        on_start=lambda state, step: print(parameter_table(state), flush=True),
+        on_start=on_start,
     )
 
-    # 5. where it stands
+    # 4. where it stands
     steps = f"{result.step} of {run.train.steps} steps"
     if result.stopped:
         print(f"stopped at {steps}; the same command continues from there")
     else:
         print(f"done: {steps}, checkpoints in {model_dir / 'checkpoints'}")
     return 0
+
+
+def _prepared(run: TrainRun, data: DataConfig) -> PreparedMixture:
+    mixture = ensure_prepared(
+        data.mixture,
+        data.split,
+        data.prepared_dir,
+        modules=data.modules,
+        lengths=data.row_format.lengths,
+    )
+    mixture.require_vocabulary(rows=_vocabulary_rows(run))
+    row = data.row_format
+    for line in mixture.cut_report(row.lengths, row.shot_length):
+        print(line, flush=True)
+    return mixture
+
+
+def _held_out(run: TrainRun, data: DataConfig) -> Evaluate:
+    mixture = _prepared(run, data)
+
+    def batches() -> Iterator[Batch]:
+        return batches_from(mixture, data, seed=0, start_step=0)
+
+    next(batches())  # what does not fit is said before the first step
+    return held_out_loss(run.system, batches, run.held_out_batches)
 
 
 def _vocabulary_rows(run: TrainRun) -> int:

@@ -50,6 +50,15 @@ class DataConfig:
         """Contexts of the global batch."""
         return self.batch_size // self.row_format.targets_per_context
 
+    def stream_identity(self, mixture: PreparedMixture) -> dict[str, str | int]:
+        """What the stream of batches depends on, beside seed and step."""
+        return {
+            "prepared data": mixture.manifest["index"]["sha256"],
+            "batch size": self.batch_size,
+            "targets per context": self.row_format.targets_per_context,
+            "too_few": self.row_format.too_few,
+        }
+
     def batch_shapes(self) -> Batch:
         """The global batch as ShapeDtypeStructs."""
         row, rows = self.row_format, self.batch_size

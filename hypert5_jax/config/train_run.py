@@ -28,6 +28,8 @@ class TrainRun:
       train: how.
       initial: where its parameters come from.
       tensorboard: whether event files are written.
+      held_out: data whose loss is measured every TrainConfig.eval_every steps, or None.
+      held_out_batches: how many batches of it, always the same.
     """
 
     model_dir: str
@@ -36,6 +38,8 @@ class TrainRun:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     initial: InitialConfig = dataclasses.field(default_factory=InitialConfig)
     tensorboard: bool = True
+    held_out: DataConfig | None = None
+    held_out_batches: int = 8
 
     def __post_init__(self) -> None:
         reads, given = self.system.variant.context, self.data.row_format.context
@@ -44,6 +48,15 @@ class TrainRun:
                 f"the variant's context is {reads!r}, the rows' is {given!r}; "
                 "set Variant.context and RowFormat.context alike (the variants' gin "
                 "files do, by the macro CONTEXT)"
+            )
+        if self.held_out and self.held_out.row_format.context != reads:
+            raise UserError(
+                f"the held-out rows' context is {self.held_out.row_format.context!r}, "
+                f"the variant's is {reads!r}; set them alike"
+            )
+        if self.held_out_batches < 1:
+            raise UserError(
+                f"held_out_batches is {self.held_out_batches}; expected 1 or more"
             )
         if not self.system.variant.trainable:
             raise UserError(
@@ -65,6 +78,8 @@ def check_abstractly(run: TrainRun) -> states.TrainState:
     feed.check_batch(
         mesh, run.data.contexts, run.data.batch_size, run.train.microbatches
     )
+    if run.held_out is not None:
+        feed.check_batch(mesh, run.held_out.contexts, run.held_out.batch_size, 1)
     schedule = make_schedule(run.train.schedule, run.train.steps)
     axes = run.system.logical_axes()
     trainable, frozen = jax.eval_shape(

@@ -236,8 +236,10 @@ class _TaskDraw:
                 )
             key = self._key(sampling.SHOT_COUNT, number)
             shots = _shuffled(shots, key)
-        vocabulary = self.mixture.vocabulary
-        return rows.context_ids(own, shots, vocabulary, self.row.context_length)
+        row, vocabulary = self.row, self.mixture.vocabulary
+        return rows.context_ids(
+            own, shots, vocabulary, row.context_length, row.shot_length
+        )
 
     def _shot_examples(
         self, number: int, index: int, judged: "_TaskDraw"

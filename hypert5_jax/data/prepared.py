@@ -143,6 +143,30 @@ class PreparedMixture:
             for name, length in lengths.items()
         }
 
+    def cut_report(
+        self, lengths: Mapping[str, int], shot_length: int | None = None
+    ) -> list[str]:
+        """A line for each feature that rows of these lengths would cut.
+
+        Args:
+          lengths: as for longer_than.
+          shot_length: of a RowFormat; a shot's target counts without its EOS.
+        """
+        counts = {
+            f"{name} longer than {lengths[name]} tokens": count
+            for name, count in self.longer_than(lengths).items()
+        }
+        if shot_length is not None:
+            # <x> and <y> come, the EOS of the target goes.
+            shots = self.index["inputs"] + self.index["shot_targets"] + 1
+            name = f"as a shot longer than {shot_length} tokens"
+            counts[name] = int(np.count_nonzero(shots > shot_length))
+        return [
+            f"{count:,} of {len(self.index):,} examples are cut: {name}"
+            for name, count in counts.items()
+            if count
+        ]
+
     def examples(
         self, task: PreparedTask, indices: np.ndarray | None = None
     ) -> list[Example]:

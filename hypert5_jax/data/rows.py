@@ -21,6 +21,8 @@ class RowFormat:
     Attributes:
       lengths: tokens of `hyper_inputs`, `inputs`, `targets` (paper: 1024, 384, 128).
       max_shots: K, most shots of a context (paper: 16).
+      shot_length: if set, most tokens of one shot with its `<x>` and `<y>`: its input is
+        cut first, then its target (MetaICL: 256, and 1024 for all).
       min_shots: if set, each context draws its number of shots from [min, max].
       context: who reads the context: "hypermodel"; "downstream", before its input (the
         few-shot baseline, inventory A18); or "none".
@@ -39,6 +41,7 @@ class RowFormat:
         default_factory=lambda: {"hyper_inputs": 1024, "inputs": 384, "targets": 128}
     )
     max_shots: int = 16
+    shot_length: int | None = None
     min_shots: int | None = None
     context: str = "hypermodel"
     targets_per_context: int = 1
@@ -69,6 +72,8 @@ class RowFormat:
         _require(self.context in CONTEXTS, "context", self.context, CONTEXTS)
         _require(self.too_few in TOO_FEW, "too_few", self.too_few, TOO_FEW)
         _require(self.max_shots >= 0, "max_shots", self.max_shots, "0 or more")
+        each = self.shot_length
+        _require(each is None or each >= 4, "shot_length", each, "4 or more, or None")
         low = self.max_shots if self.min_shots is None else self.min_shots
         _require(0 <= low <= self.max_shots, "min_shots", low, "0 … max_shots")
         count = self.targets_per_context
@@ -151,16 +156,32 @@ def relabel(example: Example, words: Sequence[Sequence[int]]) -> Example:
     )
 
 
-def fit_shots(shots: Sequence[Example], vocabulary: Vocabulary, room: int) -> list[int]:
-    """`<x> x1 <y> y1 …` in at most `room` ids.
+def shot_ids(
+    shot: Example, vocabulary: Vocabulary, length: int | None = None
+) -> list[int]:
+    """`<x> x <y> y` without EOS, in at most `length` ids: of x first, then of y."""
+    target = without_eos(shot.shown_targets, vocabulary)
+    inputs = shot.inputs
+    if length is not None:
+        target = target[: length - 2]
+        inputs = inputs[: length - 2 - len(target)]
+    return [vocabulary.x_id, *inputs, vocabulary.y_id, *target]
+
+
+def fit_shots(
+    shots: Sequence[Example],
+    vocabulary: Vocabulary,
+    room: int,
+    shot_length: int | None = None,
+) -> list[int]:
+    """`<x> x1 <y> y1 …` in at most `room` ids, each shot in at most `shot_length`.
 
     Whole shots are dropped from the end; only a first shot that is too long by itself
     is cut.
     """
     ids: list[int] = []
     for shot in shots:
-        target = without_eos(shot.shown_targets, vocabulary)
-        piece = [vocabulary.x_id, *shot.inputs, vocabulary.y_id, *target]
+        piece = shot_ids(shot, vocabulary, shot_length)
         if len(ids) + len(piece) > room:
             return ids if ids else piece[: max(room, 0)]
         ids += piece
@@ -172,6 +193,7 @@ def context_ids(
     shots: Sequence[Example],
     vocabulary: Vocabulary,
     length: int,
+    shot_length: int | None = None,
 ) -> list[int]:
     """The context in at most `length` ids: the task's own, drawn shots, or both.
 
@@ -180,14 +202,16 @@ def context_ids(
       shots: drawn examples; all of the context where the task has none of its own.
       vocabulary: for the markers.
       length: room in tokens; what is too long is cut at the right.
+      shot_length: room of one drawn shot; see RowFormat.
     """
     if own is None:
-        return fit_shots(shots, vocabulary, length)
+        return fit_shots(shots, vocabulary, length, shot_length)
     if SHOTS_SLOT not in own:
         return list(own[:length])
     at = list(own).index(SHOTS_SLOT)
     before, after = list(own[:at]), [i for i in own[at:] if i != SHOTS_SLOT]
-    middle = fit_shots(shots, vocabulary, length - len(before) - len(after))
+    room = length - len(before) - len(after)
+    middle = fit_shots(shots, vocabulary, room, shot_length)
     return (before + middle + after)[:length]
 
 

@@ -216,8 +216,9 @@ class Sampler:
     def _context(self, first: Example, shots: list[Example], empty: bool) -> list[int]:
         if empty or self.row.context == "none":
             return []
+        row, vocabulary = self.row, self.mixture.vocabulary
         return rows.context_ids(
-            first.context, shots, self.mixture.vocabulary, self.row.context_length
+            first.context, shots, vocabulary, row.context_length, row.shot_length
         )
 
 

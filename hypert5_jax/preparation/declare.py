@@ -6,13 +6,15 @@ from typing import Any
 
 import seqio
 
+from hypert5_jax.preparation.sources import output_features
+
 MetricFn = Callable[[Any, Any], Mapping[str, float]]
 
 
 def add_task(
     name: str,
     source: seqio.DataSource,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: seqio.Vocabulary | None = None,
     metrics: Sequence[MetricFn] = (),
     targets_eos: bool = True,
 ) -> seqio.Task:
@@ -24,7 +26,7 @@ def add_task(
     Args:
       name: of the task.
       source: of examples with the features of docs/data.md.
-      vocabulary: of inputs and targets.
+      vocabulary: of inputs and targets; T5's by default.
       metrics: functions (targets, predictions), such as those of evaluation/metrics.py;
         they get, for each example, the list of its references.
       targets_eos: whether targets end with EOS.
@@ -36,10 +38,7 @@ def add_task(
     return seqio.TaskRegistry.add(
         name,
         source,
-        output_features={
-            "inputs": seqio.Feature(vocabulary, add_eos=False),
-            "targets": seqio.Feature(vocabulary, add_eos=targets_eos),
-        },
+        output_features=output_features(vocabulary, targets_eos),
         preprocessors=[seqio.CacheDatasetPlaceholder()],
         postprocess_fn=references_of,
         metric_fns=list(metrics),

@@ -20,6 +20,7 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import MANIFEST_FILE
 from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
 from hypert5_jax.preparation import seqio_tasks, writer
+from hypert5_jax.preparation.bad_lines import BadLines
 from hypert5_jax.preparation.modules import find_provider
 from hypert5_jax.preparation.progress import Progress
 
@@ -39,6 +40,7 @@ class _Unit:
     vocabulary: Vocabulary
     lengths: Mapping[str, int] | None
     seed: int
+    skip_bad_lines: int
     settings: str
     cache_dir: str | None = None
 
@@ -57,6 +59,7 @@ def prepare_mixture(
     lengths: Mapping[str, int] | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    skip_bad_lines: int = 0,
     cache_dir: str | None = None,
 ) -> Path:
     """Tokenises a seqio task or mixture into `{output_dir}/{name}/{split}`.
@@ -72,6 +75,8 @@ def prepare_mixture(
       lengths: `sequence_length` for preprocessors that want it; cuts nothing else.
       seed: for preprocessors that draw.
       overwrite: starts afresh.
+      skip_bad_lines: most lines of the split that may be left out because they cannot be
+        read; each is counted in the manifest.
       cache_dir: reads the tasks from what seqio_cache_tasks wrote there.
 
     Returns:
@@ -101,16 +106,28 @@ def prepare_mixture(
         if model is not None:
             writer.replace_file(directory / MODEL_FILE, model)
         readable = seqio_tasks.with_model(vocabulary, directory)
-        chosen: dict[str, Any] = {"lengths": dict(lengths) if lengths else None}
-        chosen["seed"] = seed
+        chosen: dict[str, Any] = {
+            "lengths": dict(lengths) if lengths else None,
+            "seed": seed,
+            "skip_bad_lines": skip_bad_lines,
+        }
         if cache_dir is not None:
             chosen["cache_dir"] = cache_dir
         settings = json.dumps([vocabulary.to_json(), chosen], sort_keys=True)
         digest = hashlib.sha256(settings.encode()).hexdigest()
         units = [
             _Unit(
-                *(name, split, tuple(modules), task_name, (number, count)),
-                *(directory, readable, lengths, seed, digest),
+                mixture=name,
+                split=split,
+                modules=tuple(modules),
+                task=task_name,
+                shard=(number, count),
+                directory=directory,
+                vocabulary=readable,
+                lengths=lengths,
+                seed=seed,
+                skip_bad_lines=skip_bad_lines,
+                settings=digest,
                 cache_dir=cache_dir,
             )
             for task_name, task in tasks.items()
@@ -129,7 +146,14 @@ def prepare_mixture(
             for task_name, (task, rate) in rated.items()
         ]
         writer.write_manifest(
-            directory, name, split, sources, vocabulary, model, chosen
+            directory,
+            name,
+            split,
+            sources,
+            vocabulary,
+            vocabulary_model=model,
+            settings=chosen,
+            most_bad_lines=skip_bad_lines,
         )
     return home
 
@@ -220,12 +244,24 @@ def _write(unit: _Unit, task: Any, progress: Progress | None) -> int:
             if progress is not None and count % _REPORT_EVERY == 0:
                 progress.add(_REPORT_EVERY)
 
+    bad_lines = BadLines(unit.skip_bad_lines)
     items = seqio_tasks.read_items(
-        *(task, unit.split, unit.vocabulary, unit.shard, unit.lengths, unit.seed),
-        cache_dir=unit.cache_dir,
+        task,
+        unit.split,
+        unit.vocabulary,
+        unit.shard,
+        unit.lengths,
+        unit.seed,
+        bad_lines,
+        unit.cache_dir,
     )
     writer.write_unit(
-        unit.directory, unit.name, counted(items), unit.task, unit.settings
+        unit.directory,
+        unit.name,
+        counted(items),
+        unit.task,
+        unit.settings,
+        bad_lines.messages,
     )
     if progress is not None:
         progress.add(count % _REPORT_EVERY)

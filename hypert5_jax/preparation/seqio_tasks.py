@@ -7,6 +7,7 @@ from typing import Any
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.vocabulary import Vocabulary, fingerprint
+from hypert5_jax.preparation.bad_lines import BadLines
 from hypert5_jax.preparation.features import FeatureReader
 from hypert5_jax.preparation.writer import Item
 
@@ -197,10 +198,12 @@ def read_items(
     shard: tuple[int, int],
     lengths: Mapping[str, int] | None = None,
     seed: int = 0,
+    bad_lines: BadLines | None = None,
     cache_dir: str | None = None,
 ) -> Iterator[Item]:
     """Yields the items of one shard (number, of how many) of a task's split.
 
+    `bad_lines` is told of the shard's lines that cannot be read, if its source can tell;
     `cache_dir` is where seqio_cache_tasks wrote, to read what it made.
 
     Raises:
@@ -213,8 +216,12 @@ def read_items(
     read = FeatureReader(
         task.name, vocabulary, feature.vocabulary.encode, bool(feature.add_eos)
     )
+    if cache_dir is None and _is_plain(task):
+        # What Python read need not pass through TensorFlow to reach Python.
+        yield from map(read, task.source.python_examples(split, shard))
+        return
     try:
-        dataset = _dataset(task, split, shard, lengths, seed, cache_dir)
+        dataset = _dataset(task, split, shard, lengths, seed, bad_lines, cache_dir)
         for example in dataset.as_numpy_iterator():
             yield read(example)
     except tf.errors.OpError as error:
@@ -224,12 +231,29 @@ def read_items(
         raise UserError(f"task {task.name!r}: {told}") from error
 
 
+def _is_plain(task: Any) -> bool:
+    """Whether a task only passes on what a source read in Python."""
+    import seqio
+
+    steps = [
+        step
+        for step in task.preprocessors
+        if not isinstance(step, seqio.CacheDatasetPlaceholder)
+    ]
+    return (
+        not steps
+        and not task.requires_caching
+        and hasattr(task.source, "python_examples")
+    )
+
+
 def _dataset(
     task: Any,
     split: str,
     shard: tuple[int, int],
     lengths: Mapping[str, int] | None,
     seed: int,
+    bad_lines: BadLines | None,
     cache_dir: str | None,
 ) -> Any:
     """The task's examples in source order, whatever their types.
@@ -253,10 +277,16 @@ def _dataset(
     whole = info is None or (
         source.supports_arbitrary_sharding or len(source.list_shards(split)) >= shard[1]
     )
+    told: dict[str, Any] = {}
+    if bad_lines is not None and getattr(source, "takes_bad_lines", False):
+        # Where each unit reads all of one file, only the first counts its bad lines.
+        told["bad_lines"] = bad_lines if whole or shard[0] == 0 else _unheard
     if whole:
-        data = source.get_dataset(split, shuffle=False, seed=seed, shard_info=info)
+        data = source.get_dataset(
+            split, shuffle=False, seed=seed, shard_info=info, **told
+        )
     else:
-        data = source.get_dataset(split, shuffle=False, seed=seed)
+        data = source.get_dataset(split, shuffle=False, seed=seed, **told)
         data = data.shard(shard[1], shard[0])
     if source is task.source:
         data = task.preprocess_precache(data, seed=seed)
@@ -269,6 +299,10 @@ def _dataset(
             f"({type(error).__name__}: {error}); if it wants lengths, give them: "
             "--sequence_length=inputs=512,targets=128"
         ) from error
+
+
+def _unheard(message: str) -> None:
+    """Leaves out a bad line that another unit counts."""
 
 
 def start_tensorflow() -> None:

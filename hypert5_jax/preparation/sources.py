@@ -1,11 +1,16 @@
 """A seqio source made of files and a Python function that reads one."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import seqio
 import tensorflow as tf
+
+from hypert5_jax.preparation.bad_lines import Bad
+from hypert5_jax.preparation.locations import vocabulary_model
 
 
 class FilesSource(seqio.DataSource):
@@ -14,7 +19,8 @@ class FilesSource(seqio.DataSource):
     Args:
       files: gives the files of a split, in order; called when they are needed, so that
         a task can be registered where its data is absent.
-      read: yields the examples of one file of a split.
+      read: yields the examples of one file of a split. If it has a parameter `bad`, it
+        gets a function there to tell of a line it leaves out; see bad_lines.py.
       signature: the TensorSpec of each feature.
       splits: the splits there are.
       num_input_examples: number of examples of each split, where known.
@@ -36,6 +42,7 @@ class FilesSource(seqio.DataSource):
         self._read = read
         self._signature = dict(signature)
         self._about = about
+        self.takes_bad_lines = "bad" in inspect.signature(read).parameters
 
     @property
     def about(self) -> dict[str, str]:
@@ -57,21 +64,45 @@ class FilesSource(seqio.DataSource):
         shuffle: bool = True,
         seed: int | None = None,
         shard_info: seqio.ShardInfo | None = None,
+        bad_lines: Bad | None = None,
         **unused: Any,
     ) -> tf.data.Dataset:
-        """The examples of the split, or of every n-th file of it."""
+        """The examples of the split, or of every n-th file of it.
+
+        `bad_lines`, if given, is told of each line that cannot be read and is left out.
+        """
         files = list(self._files(split))
         if shard_info is not None:
             files = files[shard_info.index :: shard_info.num_shards]
 
+        read: Callable[..., Iterator[Mapping[str, Any]]] = self._read
+        if bad_lines is not None and self.takes_bad_lines:
+            read = partial(read, bad=bad_lines)
+
         def examples() -> Iterator[Mapping[str, Any]]:
             for path in files:
-                yield from self._read(split, path)
+                yield from read(split, path)
 
         data = tf.data.Dataset.from_generator(
             examples, output_signature=self._signature
         )
         return data.shuffle(1000, seed=seed) if shuffle else data
+
+
+def output_features(
+    vocabulary: seqio.Vocabulary | None = None, targets_eos: bool = True
+) -> dict[str, seqio.Feature]:
+    """`inputs` without EOS and `targets`, T5's vocabulary by default.
+
+    The vocabulary's file is opened when it is first used, not here.
+    """
+    vocabulary = vocabulary or seqio.SentencePieceVocabulary(
+        vocabulary_model(), extra_ids=100
+    )
+    return {
+        "inputs": seqio.Feature(vocabulary, add_eos=False),
+        "targets": seqio.Feature(vocabulary, add_eos=targets_eos),
+    }
 
 
 TEXT = tf.TensorSpec([], tf.string)

@@ -24,10 +24,13 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PreparedTask
 from hypert5_jax.data.records import INDEX_FILE, INDEX_ROW, SHOTS_SLOT, Example
 from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
+from hypert5_jax.preparation.bad_lines import REASON as BAD_LINE
+from hypert5_jax.preparation.bad_lines import check_bound
 
 _UNIT_ROW = np.dtype([*INDEX_ROW.descr, ("task", "<i4")])
 # Its int32 columns, in the order in which a unit's examples are counted.
 _COUNTED = ("inputs", "targets", "shot_targets", "context", "task")
+_SHOWN_BAD_LINES = 20
 _NO_CONTEXT, _CONSTANT, _PER_EXAMPLE = "none", "constant", "per_example"
 
 
@@ -137,6 +140,7 @@ def write_unit(
     items: Iterable[Item],
     default_task: str,
     settings: str = "",
+    bad_lines: Sequence[str] = (),
 ) -> None:
     """Writes one unit's records, index and summary.
 
@@ -146,6 +150,7 @@ def write_unit(
       items: the examples, in their final order.
       default_task: the logical task of items that name none.
       settings: whatever the result depends on; see `unit_is_done`.
+      bad_lines: of the unit, complete when `items` ends.
     """
     path = directory / f"{unit}.arrayrecord"
     temporary = temporary_name(path)
@@ -174,6 +179,8 @@ def write_unit(
         raise
     records.close()
     os.replace(temporary, path)
+    if bad_lines:
+        skipped[BAD_LINE] += len(bad_lines)
 
     rows = np.zeros(len(keys), _UNIT_ROW)
     table = np.frombuffer(lengths, np.int32).reshape(-1, len(_COUNTED))
@@ -196,6 +203,7 @@ def write_unit(
         "tasks": {name: tasks[name].to_json() for name in tasks},
         "order": list(tasks),
         "skipped": dict(skipped),
+        "bad_lines": list(bad_lines),
     }
     replace_file(directory / f"{unit}.json", _json(summary))
 
@@ -224,17 +232,20 @@ def write_manifest(
     vocabulary: Vocabulary,
     vocabulary_model: bytes | None = None,
     settings: Mapping[str, Any] | None = None,
+    most_bad_lines: int = 0,
 ) -> None:
     """Joins finished units: index.npy, the vocabulary and, last, the manifest.
 
     Raises:
-      UserError: no examples at all, or tasks whose units disagree.
+      UserError: no examples at all, tasks whose units disagree, or more bad lines than
+        `most_bad_lines` over all units.
     """
     units = [
         (source, unit, json.loads((directory / f"{unit}.json").read_text()))
         for source in sources
         for unit in source.units
     ]
+    check_bound(_bad_lines(units), most_bad_lines)
     tasks = _merge_tasks(units)
     if not tasks:
         raise UserError(
@@ -259,6 +270,7 @@ def write_manifest(
         "tasks": [asdict(task) for task in tasks.values()],
         "tokens": _token_report(index),
         "skipped": _skipped(units),
+        "bad_lines": _bad_lines(units)[:_SHOWN_BAD_LINES],
         "shards": [summary["shard"] for _, _, summary in units],
         "index": {
             "file": INDEX_FILE,
@@ -372,6 +384,10 @@ def _skipped(units: _Units) -> dict[str, dict[str, int]]:
     for source, _, summary in units:
         found.setdefault(source.name, Counter()).update(summary["skipped"])
     return {name: dict(counts) for name, counts in found.items() if counts}
+
+
+def _bad_lines(units: _Units) -> list[str]:
+    return [line for _, _, summary in units for line in summary["bad_lines"]]
 
 
 def _versions() -> dict[str, str]:

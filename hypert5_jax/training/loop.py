@@ -88,6 +88,7 @@ def train(
     evaluate: Evaluate | None = None,
     config_text: str = "",
     vocabulary: str = "",
+    stream: Mapping[str, str | int] | None = None,
     label: str = "train",
     devices: Sequence[jax.Device] | None = None,
     on_start: Callable[[TrainState, int], None] | None = None,
@@ -108,6 +109,7 @@ def train(
         must not keep the arrays, which the next step overwrites.
       config_text: kept with each checkpoint.
       vocabulary: fingerprint of the data's, kept with each checkpoint and compared.
+      stream: what the batches depend on beside seed and step, kept and compared too.
       label: leads the progress lines.
       devices: for the mesh; default all of them.
       on_start: called once with the state and the start step.
@@ -133,7 +135,7 @@ def train(
             stack.callback(store.close)
 
         # 1. The state: restored or new, laid out over the mesh.
-        begin = start(system, config, initial, store, mesh, vocabulary)
+        begin = start(system, config, initial, store, mesh, vocabulary, stream)
         state = begin.state
         at = first = int(state.step)
         if on_start is not None:

@@ -35,6 +35,8 @@ class RunIdentity:
       fingerprints: {frozen group: sha256}.
       origins: {group: where its initial parameters came from}, for messages.
       vocabulary: fingerprint of the data's vocabulary; "" is compared with nothing.
+      stream: what the batches depend on beside seed and step, {name: value}; what only
+        one side names is compared with nothing.
     """
 
     seed: int
@@ -42,6 +44,7 @@ class RunIdentity:
     fingerprints: Mapping[str, str]
     origins: Mapping[str, str]
     vocabulary: str = ""
+    stream: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
 
 
 def save(
@@ -62,7 +65,7 @@ def save(
         _to_host_if_possible((state.trainable, state.opt_state)), groups
     )
     about = {
-        "data": {"start_step": step, "seed": identity.seed},
+        "data": {"start_step": step, "seed": identity.seed, **identity.stream},
         "optimiser": identity.optimiser,
         "vocabulary": identity.vocabulary,
         "frozen": {
@@ -91,7 +94,7 @@ def restore(
       (trainable, opt_state), trees of NumPy arrays.
 
     Raises:
-      UserError: the checkpoint is of another model, seed or optimiser.
+      UserError: the checkpoint is of another model, seed, stream or optimiser.
     """
     groups = shapes.trainable.keys()
     on_disk = jax.eval_shape(
@@ -115,6 +118,14 @@ def _check_same_run(saved: Saved, identity: RunIdentity) -> None:
             f"{about['data']['seed']}, this run has seed {identity.seed}: its data "
             "would not go on where they stopped; use that seed or another directory"
         )
+    for name, value in identity.stream.items():
+        then = about["data"].get(name, value)
+        if then != value:
+            raise UserError(
+                f"the checkpoint {saved.directory} was trained with {name} {then}, this "
+                f"run has {value}: its data would not go on where they stopped; use "
+                "that, or start in another directory from this one's parameters"
+            )
     if about["optimiser"] != identity.optimiser:
         raise UserError(
             f"the checkpoint {saved.directory} holds the state of "
@@ -129,19 +140,19 @@ def _check_same_run(saved: Saved, identity: RunIdentity) -> None:
             f"{about['vocabulary'][:12]}, the data were prepared with "
             f"{identity.vocabulary[:12]}; prepare them with the model's vocabulary"
         )
-    then = about["frozen"]
-    if then.keys() != identity.fingerprints.keys():
+    frozen = about["frozen"]
+    if frozen.keys() != identity.fingerprints.keys():
         raise UserError(
             f"the checkpoint {saved.directory} is of another model: frozen there were "
-            f"({', '.join(then) or 'no groups'}), here "
+            f"({', '.join(frozen) or 'no groups'}), here "
             f"({', '.join(identity.fingerprints) or 'no groups'})"
         )
     for group, digest in identity.fingerprints.items():
-        if then[group]["sha256"] != digest:
+        if frozen[group]["sha256"] != digest:
             raise UserError(
                 f"the checkpoint {saved.directory} is of another model: its frozen "
-                f"{group} came from {then[group]['origin']} with fingerprint "
-                f"{then[group]['sha256'][:12]}, here it comes from "
+                f"{group} came from {frozen[group]['origin']} with fingerprint "
+                f"{frozen[group]['sha256'][:12]}, here it comes from "
                 f"{identity.origins.get(group, 'unknown')} with fingerprint "
                 f"{digest[:12]}; give the same initial checkpoint or another directory"
             )

@@ -8,7 +8,7 @@ Where the parameters come from, in order of precedence:
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -52,13 +52,14 @@ def start(
     initial: Initial,
     store: CheckpointStore | None,
     mesh: Mesh,
-    vocabulary: str,
+    vocabulary: str = "",
+    stream: Mapping[str, str | int] | None = None,
 ) -> Start:
     """Builds the state, or restores what a checkpoint holds of it.
 
     Raises:
       UserError: the mesh does not divide a parameter, or the newest whole checkpoint is
-        of another model, seed, optimiser or vocabulary.
+        of another model, seed, stream, optimiser or vocabulary.
     """
     saved = None if store is None else store.newest_whole()
     begin = initial if isinstance(initial, InitialParams) else initial()
@@ -80,6 +81,7 @@ def start(
         states.fingerprints(frozen) if store is not None else {},
         begin.origins,
         vocabulary,
+        stream or {},
     )
     if store is None or saved is None:
         step = 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from hypert5_jax.checkpoints.store import load_params
 from hypert5_jax.config import cli, gin_files
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.prepared import open_mixture
 from hypert5_jax.data.records import Example
+from hypert5_jax.data.stream import batches
 from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.t5.stacking import stack_layers
 from hypert5_jax.training.initial import InitialConfig, initial_params
 
 SIZES = """
@@ -115,6 +119,44 @@ def test_hypertuning_starts_from_a_base_run_and_says_all_of_it(home, capsys):
     other = InitialConfig(None, str(folder), allow_random=True)
     with pytest.raises(UserError, match="trained beside another downstream T5"):
         initial_params(stage.system, other, seed=3)
+
+
+def test_the_held_out_loss_is_that_of_rows_nobody_trains_on(home):
+    shutil.copytree(home / "prepared/toy/train", home / "prepared/toy/kept")
+    settings = ("HELD_OUT_SPLIT='kept'", "TrainConfig.eval_every=1")
+    argv = arguments(home, "hypert5_prefix", "held", home / "base", *settings)
+    argv.insert(2, "--gin_file=gin/runs/held_out.gin")
+    assert cli.exit_code(train.main, argv) == 0
+    rows = (home / "held" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(r).get("held_out/loss") for r in rows]
+    losses = [loss for loss in losses if loss is not None]
+    assert len(losses) == 2 and losses[0] != losses[1]
+
+    # The last one by hand: the same batches, the parameters the checkpoint holds.
+    given = gin_files.read_arguments("train", "", argv)
+    stage = gin_files.build(TrainRun, given)[0]
+    begin = initial_params(stage.system, stage.initial, 0).params
+    params = begin | load_params(home / "held")[0]
+    params = {
+        group: stack_layers(tree) if "layers" not in tree["encoder"] else tree
+        for group, tree in params.items()
+    }
+    mixture = open_mixture(home / "prepared/toy", "kept")
+    stream = batches(mixture, stage.data.row_format, 8, seed=0)
+    sums = [stage.system.loss(params, next(stream)) for _ in range(8)]
+    loss = sum(float(s.loss) for s in sums) / sum(float(s.weight) for s in sums)
+    assert losses[1] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_run_with_another_stream_is_refused_and_its_folder_left_alone(home, capsys):
+    assert run(home, "hypert5_prefix", "halted", home / "base") == 0
+    config = (home / "halted" / "config.gin").read_text()
+    capsys.readouterr()
+    again = ("hypert5_prefix", "halted", home / "base", "BATCH_SIZE=16")
+    assert run(home, *again) == 2
+    said = capsys.readouterr().err
+    assert "was trained with batch size 8, this run has 16" in said
+    assert (home / "halted" / "config.gin").read_text() == config
 
 
 def test_the_hypermodel_starts_as_the_same_t5_except_for_what_is_new(home):

@@ -1,5 +1,6 @@
 """Every gin file under gin/ parses, builds its dataclasses and one abstract step."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -58,12 +59,25 @@ def test_variants_build_a_step(name):
         assert group in table
 
 
-@pytest.mark.parametrize("name", [n for n in names("runs") if n != "train"])
+# What other run files include, or what is included after them.
+_PARTS = ("train", "held_out")
+
+
+@pytest.mark.parametrize("name", [n for n in names("runs") if n not in _PARTS])
 def test_runs_have_the_papers_numbers(name):
     run, _ = composed(run=name)
     assert run.data.batch_size == 256
     steps = {"hyperpretrain": 100_000, "multitask": 10_000, "finetune": 1_000}
     assert run.train.steps == steps[name]
+    check_abstractly(run)
+
+
+def test_held_out_data_are_the_training_data_but_for_the_split():
+    files = ("models/t5_1_1_tiny", "variants/hypert5_prefix", "runs/multitask")
+    paths = tuple(f"gin/{name}.gin" for name in (*files, "runs/held_out"))
+    run, text = gin_files.build(TrainRun, gin_files.GinArguments(paths, GIVEN))
+    assert run.held_out == dataclasses.replace(run.data, split="validation")
+    assert "held_out/DataConfig" in text
     check_abstractly(run)
 
 

@@ -9,6 +9,7 @@ import seqio
 import tensorflow as tf
 
 from hypert5_jax.evaluation import metrics
+from hypert5_jax.preparation.bad_lines import refuse
 from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.json_files import read_json_lines
 from hypert5_jax.preparation.sources import IDS, TEXT, TEXTS, FilesSource
@@ -57,9 +58,9 @@ def toy_files(split):
     return sorted(Path(os.environ[FOLDER]).glob("*.jsonl"))
 
 
-def toy_lines(split, path):
+def toy_lines(split, path, bad=refuse):
     """The examples of one of them."""
-    for _, fields in read_json_lines(path):
+    for _, fields in read_json_lines(path, bad):
         time.sleep(float(os.environ.get(DELAY, "0")))
         yield {"inputs": fields["inputs"], "targets": fields["targets"]}
 
