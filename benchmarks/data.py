@@ -6,7 +6,8 @@ Writes prepared mixtures of invented ids of realistic lengths (one seqio task, a
 file, per task; the same number of examples in all), and reads each as training does: 16
 shots, context 1024, input 384, target 128. For every number of tasks and every first step
 a new stream with new worker processes is opened; its first batches are not counted. The
-settings take turns, so that a busy machine is busy for all; medians count.
+settings take turns, so that a busy machine is busy for all; medians count. The processor
+time of a row, of all processes together, tells them apart on a busy machine, too.
 """
 
 import argparse
@@ -43,6 +44,7 @@ class Setting:
     tasks: int
     step: int
     rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     opening: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
 
@@ -84,10 +86,25 @@ def memory() -> float:
         found = [line for line in status.splitlines() if line.startswith(name)]
         return int(found[0].split()[1]) / 2**20 if found else 0.0
 
-    threads = Path("/proc/self/task").iterdir()
-    children = [c for t in threads for c in (t / "children").read_text().split()]
     # This one's own peak was when it wrote the data.
-    return max([gib("self", "VmRSS"), *(gib(child, "VmHWM") for child in children)])
+    return max([gib("self", "VmRSS"), *(gib(child, "VmHWM") for child in workers())])
+
+
+def workers() -> list[str]:
+    """The ids of the processes this one started."""
+    threads = Path("/proc/self/task").iterdir()
+    return [c for t in threads for c in (t / "children").read_text().split()]
+
+
+def cpu_seconds() -> float:
+    """What this process and its workers have computed, whatever else the machine does."""
+
+    def spent(process: str) -> float:
+        # Fields 14 and 15; the name before them may hold blanks.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    return spent("self") + sum(map(spent, workers()))
 
 
 def measure(
@@ -103,10 +120,11 @@ def measure(
     # What was made ahead while the workers started is not the steady speed.
     for _ in range(6 * max(args.workers, 1)):
         next(stream)
-    count, start = 0, time.perf_counter()
+    count, start, computed = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() < start + args.seconds:
         count += len(next(stream).inputs)
     setting.rates.append(count / (time.perf_counter() - start))
+    setting.cpu.append(1e3 * (cpu_seconds() - computed) / count)
     setting.memory.append(memory())
     stream.close()
 
@@ -149,15 +167,19 @@ def print_table(settings: list[Setting]) -> None:
     """One line per setting, each beside the first."""
     print(
         f"{'tasks':>6s} {'step':>7s} {'rows/s':>8s} {'(least … most)':>18s} "
-        f"{'ratio':>6s} {'first batch':>12s} {'memory':>9s}"
+        f"{'ratio':>6s} {'CPU/row':>8s} {'ratio':>6s} {'first batch':>12s} "
+        f"{'memory':>9s}"
     )
     reference = statistics.median(settings[0].rates)
+    cpu_reference = statistics.median(settings[0].cpu)
     for s in settings:
         rate = statistics.median(s.rates)
+        cpu = statistics.median(s.cpu)
         spread = f"({min(s.rates):,.0f} … {max(s.rates):,.0f})"
         print(
             f"{s.tasks:6d} {s.step:7,d} {rate:8,.0f} {spread:>18s} "
-            f"{rate / reference:6.2f} {statistics.median(s.opening):10.1f} s "
+            f"{rate / reference:6.2f} {cpu:5.2f} ms {cpu / cpu_reference:6.2f} "
+            f"{statistics.median(s.opening):10.1f} s "
             f"{max(s.memory):5.2f} GiB"
         )
     least = min(statistics.median(s.rates) for s in settings)

@@ -5,8 +5,10 @@ so that nothing of ours judges ours.
 """
 
 import re
+import runpy
 from collections import Counter, defaultdict
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from hypert5_jax.preparation.plain_seqio import (
 )
 from tests.preparation import toy_tasks
 
+ROOT = Path(__file__).resolve().parents[2]
 EOS, X, Y = 1, 3 + 256 + 10, 3 + 256 + 10 + 1
 LONG = {"hyper_inputs": 400, "inputs": 40, "targets": 16}
 SHOTS, WINDOW = 5, 8
@@ -287,6 +290,15 @@ def test_any_of_several_references_is_right():
     for i, row in enumerate(data.as_numpy_iterator()):
         said = [r.decode() for r in row["references"]]
         assert said == [f"Answer  {i % 3}", "né"] and row["group"] == b"sums"
+
+
+def test_the_example_of_the_documentation_prints_what_it_says(tmp_path, capsys):
+    page = (ROOT / "docs" / "seqio.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    printed = re.search(r"It prints\n\n```\n(.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "example.py").write_text(code)
+    runpy.run_path(str(tmp_path / "example.py"))
+    assert capsys.readouterr().out == printed
 
 
 def test_real_instructions_become_rows(shared):
