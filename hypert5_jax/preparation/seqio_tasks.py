@@ -218,7 +218,7 @@ def read_items(
     )
     if cache_dir is None and _is_plain(task):
         # What Python read need not pass through TensorFlow to reach Python.
-        heard = {} if bad_lines is None else {"bad": bad_lines}
+        heard = _listener(task.source, bad_lines)
         yield from map(read, task.source.python_examples(split, shard, **heard))
         return
     try:
@@ -246,6 +246,19 @@ def _is_plain(task: Any) -> bool:
         and not task.requires_caching
         and hasattr(task.source, "python_examples")
     )
+
+
+class _Unheard(BadLines):
+    """Lets every bad line pass, for a unit whose lines another one counts."""
+
+    def __call__(self, message: str) -> None:
+        pass
+
+
+def _listener(source: Any, bad_lines: BadLines | None) -> dict[str, Any]:
+    """The argument that hears of bad lines, for sources that tell of them."""
+    tells = bad_lines is not None and getattr(source, "takes_bad_lines", False)
+    return {"bad_lines": bad_lines} if tells else {}
 
 
 def _dataset(
@@ -278,15 +291,14 @@ def _dataset(
     whole = info is None or (
         source.supports_arbitrary_sharding or len(source.list_shards(split)) >= shard[1]
     )
-    told: dict[str, Any] = {}
-    if bad_lines is not None and getattr(source, "takes_bad_lines", False):
-        # Where each unit reads all of one file, only the first counts its bad lines.
-        told["bad_lines"] = bad_lines if whole or shard[0] == 0 else _unheard
     if whole:
+        told = _listener(source, bad_lines)
         data = source.get_dataset(
             split, shuffle=False, seed=seed, shard_info=info, **told
         )
     else:
+        # Each unit reads everything; the first one's bad lines are those that count.
+        told = _listener(source, bad_lines if shard[0] == 0 else _Unheard())
         data = source.get_dataset(split, shuffle=False, seed=seed, **told)
         data = data.shard(shard[1], shard[0])
     if source is task.source:
@@ -300,10 +312,6 @@ def _dataset(
             f"({type(error).__name__}: {error}); if it wants lengths, give them: "
             "--sequence_length=inputs=512,targets=128"
         ) from error
-
-
-def _unheard(message: str) -> None:
-    """Leaves out a bad line that another unit counts."""
 
 
 def start_tensorflow() -> None:

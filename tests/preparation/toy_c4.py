@@ -1,4 +1,4 @@
-"""CACLM over the .json.gz files of a folder that the environment names."""
+"""CACLM over the .json.gz files of `$HYPERT5_DATA/c4/en`, with bytes for tokens."""
 
 import os
 import time
@@ -8,7 +8,7 @@ import seqio
 from hypert5_jax.preparation.caclm import Segments, register
 from hypert5_jax.preparation.documents import JsonLines
 
-FOLDER, DELAY = "TOY_C4_FOLDER", "TOY_C4_DELAY"
+DELAY = "TOY_C4_DELAY"
 
 
 class SlowBytes(seqio.ByteVocabulary):
@@ -20,7 +20,7 @@ class SlowBytes(seqio.ByteVocabulary):
         return super().encode(s)
 
 
-_FILES = f"{os.environ.get(FOLDER, '/nowhere')}/c4/en/c4-{{}}.*.json.gz"
+_FILES = "$HYPERT5_DATA/c4/en/c4-{}.*.json.gz"
 register(
     "toy_c4",
     JsonLines(_FILES.format("train"), _FILES.format("validation")),

@@ -110,26 +110,31 @@ class PromptSource(seqio.DataSource):
         if self.prompt.held_out:
             kinds["options"] = TEXTS
         data = tf.data.Dataset.from_generator(
-            lambda: self.python_examples(split, shard, bad_lines or refuse),
+            lambda: self.python_examples(split, shard, bad_lines),
             output_signature=kinds,
         )
         return data.shuffle(1000, seed=seed) if shuffle else data
 
     def python_examples(
-        self, split: str, shard: tuple[int, int] = WHOLE, bad: Bad = refuse
+        self,
+        split: str,
+        shard: tuple[int, int] = WHOLE,
+        bad_lines: Bad | None = None,
     ) -> Iterator[Mapping[str, Any]]:
         """The examples of every n-th file, or of every n-th row if files are too few.
 
         Args:
           split: of the prompt.
           shard: (i, n), i from 0.
-          bad: told of lines that cannot be read.
+          bad_lines: told of lines that cannot be read; they are refused by default.
         """
         found = self._found(split)
         files, part = found.files, shard
         if 1 < shard[1] <= len(self.list_shards(split)):
             files, part = files[shard[0] :: shard[1]], WHOLE
-        return read_examples(self.prompt, split, found, files, part, self._reading, bad)
+        return read_examples(
+            self.prompt, split, found, files, part, self._reading, bad_lines or refuse
+        )
 
     def _found(self, split: str) -> Found:
         found = self.find(split)
