@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hypert5_jax.config import gin_files
+from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.preparation.modules import find_provider
+
 pytest.importorskip("seqio", reason="seqio, of the extra `data`, is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +43,20 @@ def test_importing_the_tasks_needs_no_data(tmp_path):
     )
     count = result.stdout.count("SentencePiece model /nowhere")
     assert count == len(BUNDLED), result.stderr
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "gin" / "tasks").glob("*.gin")))
+def test_each_gin_file_of_a_task_names_one_that_its_module_registers(file):
+    folder = ROOT / "gin"
+    files = ("models/t5_1_1_tiny", "variants/hypert5_prefix", "runs/multitask")
+    given = ("MODEL_DIR = '/nowhere/run'", "INITIAL_CHECKPOINT_PATH = '/nowhere/t5'")
+    arguments = gin_files.GinArguments(
+        (*(str(folder / f"{name}.gin") for name in files), str(file)), given
+    )
+    run, _ = gin_files.build(TrainRun, arguments)
+    assert run.data.modules
+    task = find_provider(run.data.mixture, run.data.modules)
+    assert run.data.split in task.splits
 
 
 def test_real_instructions_are_prepared_and_read(shared, tmp_path):
