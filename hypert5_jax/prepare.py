@@ -5,6 +5,7 @@ with --module. Interrupted, it goes on where it was; see docs/data.md.
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from hypert5_jax.config import cli
@@ -66,6 +67,10 @@ def main(argv: Sequence[str]) -> None:
         metavar="N",
         help="leave out up to N lines of the split that cannot be read, and count them",
     )
+    parser.add_argument(
+        "--cache_dir",
+        help="read tasks that seqio_cache_tasks (Beam) cached there; docs/seqio.md",
+    )
     args = parser.parse_args(argv)
     home = prepare_mixture(
         args.mixture,
@@ -76,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
         lengths=args.sequence_length,
         overwrite=args.overwrite,
         skip_bad_lines=args.skip_bad_lines,
+        cache_dir=args.cache_dir,
     )
     mixture = open_mixture(home, args.split)
     print("\n".join(_report(mixture, args.sequence_length or {})))
@@ -89,17 +95,29 @@ def _report(mixture: PreparedMixture, lengths: Mapping[str, int]) -> list[str]:
         f"(smallest {min(counts):,}, largest {max(counts):,})"
     )
     lines = [first]
+    told: dict[str, list[str]] = defaultdict(list)
     for name, facts in mixture.about.items():
-        lines += [f"  {name}: {fact}: {text}" for fact, text in facts.items()]
+        for fact, text in facts.items():
+            told[f"{fact}: {text}"].append(name)
+    lines += [f"  {_whose(names)}: {fact}" for fact, names in told.items()]
+    left_out: dict[str, dict[str, int]] = defaultdict(dict)
     for name, reasons in mixture.manifest["skipped"].items():
         for reason, count in reasons.items():
-            lines.append(f"  {name}: {count:,} left out ({reason})")
+            left_out[reason][name] = count
+    for reason, counted in left_out.items():
+        total = sum(counted.values())
+        lines.append(f"  {_whose(list(counted))}: {total:,} left out ({reason})")
     lines += [f"    {line}" for line in mixture.manifest.get("bad_lines", ())]
     repeated = sum(task.count - task.distinct for task in mixture.tasks)
     if repeated:
         lines.append(f"  {repeated:,} examples repeat an input of their task")
     known = {k: v for k, v in lengths.items() if k in _CUT}
     return lines + [f"  {line}" for line in mixture.cut_report(known)]
+
+
+def _whose(names: Sequence[str]) -> str:
+    """Names, while they fit a line: P3 has hundreds."""
+    return names[0] if len(names) == 1 else f"{len(names)} tasks, as {names[0]}"
 
 
 if __name__ == "__main__":

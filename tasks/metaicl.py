@@ -16,9 +16,11 @@ from pathlib import Path
 
 import seqio
 
+from hypert5_jax.evaluation.metrics import exact_match, rouge_l
+from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.metaicl.files import SEEDS, TEST_K, TRAIN_K, Files
 from hypert5_jax.preparation.metaicl.lists import SETTINGS, setting
-from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource, output_features
+from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
 
 _SIGNATURE = dict.fromkeys(("inputs", "targets", "task", "group"), TEXT) | {
     "options": TEXTS,
@@ -55,7 +57,7 @@ def register(
     number = k or (TEST_K if test else TRAIN_K)
     files = Files(tuple(tasks), folder, number, tuple(seeds), available, kinds or {})
     splits = ["test", *files.support_splits()] if test else ["train"]
-    seqio.TaskRegistry.add(
+    add_task(
         name,
         FilesSource(
             files.files,
@@ -64,9 +66,8 @@ def register(
             splits=splits,
             about=partial(files.about, splits),
         ),
-        output_features=output_features(vocabulary),
-        preprocessors=[],
-        metric_fns=[],
+        vocabulary,
+        metrics=[exact_match, rouge_l],
     )
 
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import seqio
 
+from hypert5_jax.evaluation.metrics import exact_match
+from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.quickstart import corpus
 from hypert5_jax.preparation.quickstart.vocabulary import VARIABLE
 from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
@@ -48,7 +50,7 @@ def register(
 ) -> None:
     """Registers a task whose rows a function of the split generates."""
     vocabulary = seqio.SentencePieceVocabulary(MODEL, extra_ids=2)
-    seqio.TaskRegistry.add(
+    add_task(
         name,
         FilesSource(
             lambda split: [Path("generated")],
@@ -56,12 +58,8 @@ def register(
             signature,
             splits=["train", "test"],
         ),
-        output_features={
-            "inputs": seqio.Feature(vocabulary, add_eos=False),
-            "targets": seqio.Feature(vocabulary, add_eos=True),
-        },
-        preprocessors=[],
-        metric_fns=[],
+        vocabulary,
+        metrics=[exact_match],
     )
 
 

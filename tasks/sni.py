@@ -17,8 +17,10 @@ from pathlib import Path
 
 import seqio
 
+from hypert5_jax.evaluation.metrics import exact_match, rouge_l
+from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.sni import CONTEXTS, INSTANCES, Repository, read_task
-from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource, output_features
+from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
 
 _TEXTS = ("inputs", "targets", "task", "group", "skipped")
 
@@ -50,7 +52,6 @@ def register(
       english: leaves out tasks whose input or output is not English.
     """
     repository = Repository(folder, lists, missing, release, english)
-    features = output_features(vocabulary)
     for split in splits:
         for context in CONTEXTS:
             signature = dict.fromkeys(_TEXTS, TEXT) | {"references": TEXTS}
@@ -64,7 +65,7 @@ def register(
                 seed=seed,
                 english=english,
             )
-            seqio.TaskRegistry.add(
+            add_task(
                 f"{prefix}{middle}_{split}",
                 FilesSource(
                     repository.files,
@@ -73,9 +74,8 @@ def register(
                     splits=[split],
                     about=partial(repository.about, split),
                 ),
-                output_features=features,
-                preprocessors=[],
-                metric_fns=[],
+                vocabulary,
+                metrics=[rouge_l, exact_match],
             )
 
 

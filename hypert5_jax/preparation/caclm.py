@@ -17,6 +17,7 @@ import seqio
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.preparation.bad_lines import Bad, refuse
+from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.documents import SPLITS, Documents
 from hypert5_jax.preparation.sources import IDS, TEXT, FilesSource, output_features
 
@@ -131,15 +132,15 @@ def register(
       vocabulary: T5's by default.
       seed: of random cuts.
     """
-    features = output_features(vocabulary, targets_eos=False)
+    vocabulary = vocabulary or output_features()["targets"].vocabulary
     read = partial(
         read_windows,
         documents=documents,
         segments=segments,
-        vocabulary=features["inputs"].vocabulary,
+        vocabulary=vocabulary,
         seed=seed,
     )
-    seqio.TaskRegistry.add(
+    add_task(
         name,
         FilesSource(
             documents.files,
@@ -148,7 +149,6 @@ def register(
             splits=list(SPLITS),
             about=documents.about,
         ),
-        output_features=features,
-        preprocessors=[],
-        metric_fns=[],
+        vocabulary,
+        targets_eos=False,
     )

@@ -32,13 +32,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_lines(path: Path, bad: Bad = refuse) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: Path, bad: Bad = refuse, *, part: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[int, str]]:
     """Yields (line number from 1, text) of a UTF-8 file, gzipped if it ends in .gz.
 
     Args:
       path: of the file.
       bad: told of lines that are not UTF-8. A damaged archive is no bad line: how much
         of it is lost nobody knows.
+      part: (i, n) reads only every n-th line, from the i-th (of 0) on.
 
     Raises:
       UserError: no such file, or a damaged archive.
@@ -47,6 +50,8 @@ def read_lines(path: Path, bad: Bad = refuse) -> Iterator[tuple[int, str]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
+                if (number - 1) % part[1] != part[0]:
+                    continue
                 try:
                     text = line.decode("utf-8")
                 except UnicodeDecodeError as error:
@@ -62,18 +67,19 @@ def read_lines(path: Path, bad: Bad = refuse) -> Iterator[tuple[int, str]]:
 
 
 def read_json_lines(
-    path: Path, bad: Bad = refuse
+    path: Path, bad: Bad = refuse, *, part: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number from 1, object) of a .jsonl or .jsonl.gz file.
 
     Args:
       path: of the file; empty lines are passed over.
       bad: told of lines that are no JSON object.
+      part: (i, n) reads only every n-th line, from the i-th (of 0) on.
 
     Raises:
       UserError: no such file, or a damaged archive.
     """
-    for number, line in read_lines(path, bad):
+    for number, line in read_lines(path, bad, part=part):
         if not line.strip():
             continue
         try:

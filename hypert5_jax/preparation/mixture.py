@@ -42,6 +42,7 @@ class _Unit:
     seed: int
     skip_bad_lines: int
     settings: str
+    cache_dir: str | None = None
 
     @property
     def name(self) -> str:
@@ -59,6 +60,7 @@ def prepare_mixture(
     seed: int = 0,
     overwrite: bool = False,
     skip_bad_lines: int = 0,
+    cache_dir: str | None = None,
 ) -> Path:
     """Tokenises a seqio task or mixture into `{output_dir}/{name}/{split}`.
 
@@ -75,6 +77,7 @@ def prepare_mixture(
       overwrite: starts afresh.
       skip_bad_lines: most lines of the split that may be left out because they cannot be
         read; each is counted in the manifest.
+      cache_dir: reads the tasks from what seqio_cache_tasks wrote there.
 
     Returns:
       `{output_dir}/{name}`, for `data.prepared.open_mixture`.
@@ -103,11 +106,13 @@ def prepare_mixture(
         if model is not None:
             writer.replace_file(directory / MODEL_FILE, model)
         readable = seqio_tasks.with_model(vocabulary, directory)
-        chosen = {
+        chosen: dict[str, Any] = {
             "lengths": dict(lengths) if lengths else None,
             "seed": seed,
             "skip_bad_lines": skip_bad_lines,
         }
+        if cache_dir is not None:
+            chosen["cache_dir"] = cache_dir
         settings = json.dumps([vocabulary.to_json(), chosen], sort_keys=True)
         digest = hashlib.sha256(settings.encode()).hexdigest()
         units = [
@@ -123,9 +128,10 @@ def prepare_mixture(
                 seed=seed,
                 skip_bad_lines=skip_bad_lines,
                 settings=digest,
+                cache_dir=cache_dir,
             )
             for task_name, task in tasks.items()
-            for count in [seqio_tasks.unit_count(task, split)]
+            for count in [seqio_tasks.unit_count(task, split, cache_dir)]
             for number in range(count)
         ]
         _run(units, tasks, num_workers)
@@ -247,6 +253,7 @@ def _write(unit: _Unit, task: Any, progress: Progress | None) -> int:
         unit.lengths,
         unit.seed,
         bad_lines,
+        unit.cache_dir,
     )
     writer.write_unit(
         unit.directory,

@@ -62,7 +62,7 @@ def vocabulary_of(tasks: Mapping[str, Any]) -> tuple[Vocabulary, bytes | None]:
                 continue
             seqio_vocabulary = task.output_features[feature].vocabulary
             if id(seqio_vocabulary) not in known:
-                known[id(seqio_vocabulary)] = _describe(seqio_vocabulary)
+                known[id(seqio_vocabulary)] = describe(seqio_vocabulary)
             vocabulary, model = known[id(seqio_vocabulary)]
             found = (f"{name}.{feature}", vocabulary, model)
             described.setdefault(vocabulary.fingerprint, found)
@@ -81,7 +81,12 @@ def vocabulary_of(tasks: Mapping[str, Any]) -> tuple[Vocabulary, bytes | None]:
     return vocabulary, model
 
 
-def _describe(vocabulary: Any) -> tuple[Vocabulary, bytes | None]:
+def describe(vocabulary: Any) -> tuple[Vocabulary, bytes | None]:
+    """A seqio vocabulary as prepared data describe it, and its model's bytes.
+
+    Raises:
+      UserError: its model cannot be read.
+    """
     import seqio
 
     kind, model = "opaque", None
@@ -135,13 +140,52 @@ def about(task: Any) -> dict[str, str]:
     return dict(getattr(task.source, "about", {}))
 
 
-def unit_count(task: Any, split: str) -> int:
+def source_of(task: Any, split: str, cache_dir: str | None = None) -> Any:
+    """Where a task's examples come from: its source, or what seqio's caching made of it.
+
+    Args:
+      task: the seqio task.
+      split: the split to read.
+      cache_dir: `--output_cache_dir` of seqio_cache_tasks; None reads the source itself,
+        unless the task insists on a cache in one of seqio's global folders.
+
+    Raises:
+      UserError: there is no cache of the task.
+    """
+    import seqio
+    from seqio.dataset_providers import _CachedDataSource
+
+    if cache_dir is None and not task.requires_caching:
+        return task.source
+    if cache_dir is None:
+        folder = task.cache_dir
+    else:
+        folder = f"{cache_dir.rstrip('/')}/{seqio.get_task_dir_from_name(task.name)}"
+    return _CachedDataSource(_completed(folder, task), split)
+
+
+def _completed(folder: str | None, task: Any) -> str:
+    """The cache's folder, if it is complete."""
+    import tensorflow as tf
+
+    if folder and tf.io.gfile.exists(f"{folder}/COMPLETED"):
+        return folder
+    why = "" if task.supports_caching else "; it has no CacheDatasetPlaceholder, either"
+    raise UserError(
+        f"task {task.name!r} has no complete cache in {folder or 'any cache folder'}"
+        f"{why}; make it with seqio_cache_tasks --tasks={task.name} (docs/seqio.md), or "
+        "leave out --cache_dir"
+    )
+
+
+def unit_count(task: Any, split: str, cache_dir: str | None = None) -> int:
     """Into how many units a task's split is divided; the same on every machine."""
-    shards = len(task.source.list_shards(split))
+    source = source_of(task, split, cache_dir)
+    shards = len(source.list_shards(split))
     if shards > 1:
         return min(shards, _MOST_UNITS)
     try:
-        examples = task.num_input_examples(split) or 0
+        examples = source.num_input_examples(split) or 0
     except (TypeError, ValueError, KeyError, NotImplementedError):
         examples = 0  # unknown
     return min(max(1, -(-examples // _EXAMPLES_PER_UNIT)), _MOST_UNITS)
@@ -155,10 +199,12 @@ def read_items(
     lengths: Mapping[str, int] | None = None,
     seed: int = 0,
     bad_lines: BadLines | None = None,
+    cache_dir: str | None = None,
 ) -> Iterator[Item]:
     """Yields the items of one shard (number, of how many) of a task's split.
 
-    `bad_lines` is told of the shard's lines that cannot be read, if its source can tell.
+    `bad_lines` is told of the shard's lines that cannot be read, if its source can tell;
+    `cache_dir` is where seqio_cache_tasks wrote, to read what it made.
 
     Raises:
       UserError: the task's data or preprocessors fail on the user's input.
@@ -170,8 +216,13 @@ def read_items(
     read = FeatureReader(
         task.name, vocabulary, feature.vocabulary.encode, bool(feature.add_eos)
     )
+    if cache_dir is None and _is_plain(task):
+        # What Python read need not pass through TensorFlow to reach Python.
+        heard = _listener(task.source, bad_lines)
+        yield from map(read, task.source.python_examples(split, shard, **heard))
+        return
     try:
-        dataset = _dataset(task, split, shard, lengths, seed, bad_lines)
+        dataset = _dataset(task, split, shard, lengths, seed, bad_lines, cache_dir)
         for example in dataset.as_numpy_iterator():
             yield read(example)
     except tf.errors.OpError as error:
@@ -181,6 +232,35 @@ def read_items(
         raise UserError(f"task {task.name!r}: {told}") from error
 
 
+def _is_plain(task: Any) -> bool:
+    """Whether a task only passes on what a source read in Python."""
+    import seqio
+
+    steps = [
+        step
+        for step in task.preprocessors
+        if not isinstance(step, seqio.CacheDatasetPlaceholder)
+    ]
+    return (
+        not steps
+        and not task.requires_caching
+        and hasattr(task.source, "python_examples")
+    )
+
+
+class _Unheard(BadLines):
+    """Lets every bad line pass, for a unit whose lines another one counts."""
+
+    def __call__(self, message: str) -> None:
+        pass
+
+
+def _listener(source: Any, bad_lines: BadLines | None) -> dict[str, Any]:
+    """The argument that hears of bad lines, for sources that tell of them."""
+    tells = bad_lines is not None and getattr(source, "takes_bad_lines", False)
+    return {"bad_lines": bad_lines} if tells else {}
+
+
 def _dataset(
     task: Any,
     split: str,
@@ -188,6 +268,7 @@ def _dataset(
     lengths: Mapping[str, int] | None,
     seed: int,
     bad_lines: BadLines | None,
+    cache_dir: str | None,
 ) -> Any:
     """The task's examples in source order, whatever their types.
 
@@ -197,8 +278,7 @@ def _dataset(
     import seqio
 
     info = seqio.ShardInfo(*shard) if shard[1] > 1 else None
-    own = type(task).get_dataset is not seqio.Task.get_dataset
-    if own or task.requires_caching:
+    if type(task).get_dataset is not seqio.Task.get_dataset:
         return task.get_dataset(
             sequence_length=lengths,
             split=split,
@@ -207,22 +287,22 @@ def _dataset(
             seed=seed,
             shard_info=info,
         )
-    source = task.source
+    source = source_of(task, split, cache_dir)
     whole = info is None or (
         source.supports_arbitrary_sharding or len(source.list_shards(split)) >= shard[1]
     )
-    told: dict[str, Any] = {}
-    if bad_lines is not None and getattr(source, "takes_bad_lines", False):
-        # Where each unit reads all of one file, only the first counts its bad lines.
-        told["bad_lines"] = bad_lines if whole or shard[0] == 0 else _unheard
     if whole:
+        told = _listener(source, bad_lines)
         data = source.get_dataset(
             split, shuffle=False, seed=seed, shard_info=info, **told
         )
     else:
+        # Each unit reads everything; the first one's bad lines are those that count.
+        told = _listener(source, bad_lines if shard[0] == 0 else _Unheard())
         data = source.get_dataset(split, shuffle=False, seed=seed, **told)
         data = data.shard(shard[1], shard[0])
-    data = task.preprocess_precache(data, seed=seed)
+    if source is task.source:
+        data = task.preprocess_precache(data, seed=seed)
     try:
         return task.preprocess_postcache(data, sequence_length=lengths, seed=seed)
     except (TypeError, KeyError) as error:
@@ -232,10 +312,6 @@ def _dataset(
             f"({type(error).__name__}: {error}); if it wants lengths, give them: "
             "--sequence_length=inputs=512,targets=128"
         ) from error
-
-
-def _unheard(message: str) -> None:
-    """Leaves out a bad line that another unit counts."""
 
 
 def start_tensorflow() -> None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +75,44 @@ class FilesSource(seqio.DataSource):
         files = list(self._files(split))
         if shard_info is not None:
             files = files[shard_info.index :: shard_info.num_shards]
+        data = tf.data.Dataset.from_generator(
+            lambda: self._rows(split, files, bad_lines),
+            output_signature=self._signature,
+        )
+        return data.shuffle(1000, seed=seed) if shuffle else data
 
+    def python_examples(
+        self,
+        split: str,
+        shard: tuple[int, int] = (0, 1),
+        bad_lines: Bad | None = None,
+    ) -> Iterator[Mapping[str, Any]]:
+        """The examples of every n-th file, or of every n-th row if files are too few.
+
+        Args:
+          split: one of the source's.
+          shard: (i, n), i from 0.
+          bad_lines: as in get_dataset; where each shard reads all of the files, only
+            the first tells.
+        """
+        files, (index, count) = list(self._files(split)), shard
+        if 1 < count <= len(files):
+            files, (index, count) = files[index::count], (0, 1)
+        told = bad_lines if index == 0 or bad_lines is None else _unheard
+        yield from islice(self._rows(split, files, told), index, None, count)
+
+    def _rows(
+        self, split: str, files: Sequence[Path], bad_lines: Bad | None
+    ) -> Iterator[Mapping[str, Any]]:
         read: Callable[..., Iterator[Mapping[str, Any]]] = self._read
         if bad_lines is not None and self.takes_bad_lines:
             read = partial(read, bad=bad_lines)
+        for path in files:
+            yield from read(split, path)
 
-        def examples() -> Iterator[Mapping[str, Any]]:
-            for path in files:
-                yield from read(split, path)
 
-        data = tf.data.Dataset.from_generator(
-            examples, output_signature=self._signature
-        )
-        return data.shuffle(1000, seed=seed) if shuffle else data
+def _unheard(message: str) -> None:
+    """Leaves out a bad line that another shard tells of."""
 
 
 def output_features(

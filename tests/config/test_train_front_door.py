@@ -92,8 +92,12 @@ def built(home, variant, name, initial, *settings):
 
 
 def test_hypertuning_starts_from_a_base_run_and_says_all_of_it(home, capsys):
-    assert run(home, "hypert5_prefix", "hyper", home / "base") == 0
+    setting = "RowFormat.shot_length=6"
+    assert run(home, "hypert5_prefix", "hyper", home / "base", setting) == 0
     printed = capsys.readouterr().out
+    # <x>, four ids, <y> and one of the target; inputs and targets fit.
+    cut = "20 of 20 examples are cut: as a shot longer than 6 tokens\n"
+    assert cut in printed and printed.count("are cut") == 1
     assert "done: 2 of 2 steps" in printed and "hypermodel" in printed
     folder = home / "hyper"
     assert {"config.gin", "metrics.jsonl", "checkpoints"} <= {

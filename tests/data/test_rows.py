@@ -31,6 +31,39 @@ def test_whole_shots_are_dropped_before_any_is_cut(room, expected):
     assert rows.fit_shots([A, B], VOCABULARY, room) == expected
 
 
+@pytest.mark.parametrize(
+    "each, expected",
+    [
+        (None, [X, 21, 22, 23, Y, 24, 25]),
+        (7, [X, 21, 22, 23, Y, 24, 25]),
+        (6, [X, 21, 22, Y, 24, 25]),  # the input goes first, from its end
+        (4, [X, Y, 24, 25]),
+    ],
+)
+def test_a_shot_is_cut_to_its_own_length_before_any_is_dropped(each, expected):
+    assert rows.shot_ids(B, VOCABULARY, each) == expected
+    assert rows.fit_shots([B, B], VOCABULARY, 14, each) == expected * 2
+    own = [7, SHOTS_SLOT]
+    assert rows.context_ids(own, [B], VOCABULARY, 9, each) == [7, *expected]
+
+
+def test_the_longest_target_leaves_no_input_in_its_shot():
+    long = Example([21], [31, 32, 33, 34, EOS])
+    assert rows.shot_ids(long, VOCABULARY, 5) == [X, Y, 31, 32, 33]
+
+
+def test_the_row_format_limits_each_shot_that_training_reads(tmp_path):
+    mixture = write_mixture(tmp_path / "toy", plain([30]))
+    lengths = {"hyper_inputs": 40, "inputs": 6, "targets": 4}
+    for each, most in ((None, 5), (4, 4)):
+        row = RowFormat(lengths=lengths, max_shots=3, shot_length=each)
+        for context in next(batches(mixture, row, 4, seed=0)).hyper_inputs:
+            starts = np.append(np.flatnonzero(context == X), np.count_nonzero(context))
+            assert np.diff(starts).tolist() == [most] * 3
+    with pytest.raises(UserError, match="shot_length is 3; expected 4 or more"):
+        RowFormat(lengths=lengths, shot_length=3)
+
+
 def test_shots_go_where_the_own_context_says():
     own = [X, 7, SHOTS_SLOT, 8]
     shot = [X, 11, 12, Y, 13]

@@ -8,6 +8,9 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
+from hypert5_jax.evaluation import metrics
+from hypert5_jax.preparation.bad_lines import refuse
+from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.json_files import read_json_lines
 from hypert5_jax.preparation.sources import IDS, TEXT, TEXTS, FilesSource
 
@@ -55,9 +58,9 @@ def toy_files(split):
     return sorted(Path(os.environ[FOLDER]).glob("*.jsonl"))
 
 
-def toy_lines(split, path):
+def toy_lines(split, path, bad=refuse):
     """The examples of one of them."""
-    for _, fields in read_json_lines(path):
+    for _, fields in read_json_lines(path, bad):
         time.sleep(float(os.environ.get(DELAY, "0")))
         yield {"inputs": fields["inputs"], "targets": fields["targets"]}
 
@@ -66,11 +69,6 @@ _add("toy_text")
 _add(
     "toy_tokenised",
     preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
-)
-_add(
-    "toy_groups",
-    lambda i: {"task": "even" if i % 2 == 0 else "odd", "options": ["yes", "no"]},
-    {"task": TEXT, "options": TEXTS},
 )
 _add(
     "toy_context",
@@ -94,6 +92,44 @@ _add(
     "toy_references",
     lambda i: {"references": [f"Answer  {i % 3}", "né"], "group": "sums"},
     {"references": TEXTS, "group": TEXT},
+)
+
+
+def _many():
+    """Three logical tasks in turns, 26 examples each; `b` has 9 different inputs."""
+    for i in range(26):
+        for task in "abc":
+            number = i % 9 if task == "b" else i
+            yield {
+                "inputs": f"{task} asks {number}" + "?" * (i % 7),
+                "targets": f"{task}{i}" + "!" * (i % 5),
+                "task": task,
+            } | ({"inputs": f"b asks {number}"} if task == "b" else {})
+
+
+def _many_rows(split, shuffle_files=False, seed=None):
+    return tf.data.Dataset.from_generator(
+        _many, output_signature={"inputs": TEXT, "targets": TEXT, "task": TEXT}
+    )
+
+
+add_task(
+    "toy_many",
+    seqio.FunctionDataSource(_many_rows, ["train"], {"train": 78}),
+    VOCABULARY,
+    metrics=[metrics.exact_match, metrics.accuracy],
+)
+_GROUPS = (
+    lambda i: {"task": "even" if i % 2 == 0 else "odd", "options": ["yes", "no"]},
+    {"task": TEXT, "options": TEXTS},
+)
+_add("toy_groups", *_GROUPS)
+_add("toy_cached", *_GROUPS, preprocessors=[seqio.CacheDatasetPlaceholder()])
+_add(
+    "toy_cached_ids",
+    lambda i: {"context": [7, 8, i + 9], "skipped": "odd one" if i == 5 else ""},
+    {"context": IDS, "skipped": TEXT},
+    [seqio.CacheDatasetPlaceholder()],
 )
 
 
@@ -123,3 +159,4 @@ seqio.MixtureRegistry.add(
     "toy_mixture",
     [("toy_text", 3.0), ("toy_groups", seqio.mixing_rate_num_examples)],
 )
+seqio.MixtureRegistry.add("toy_rated", [("toy_many", 3.0), ("toy_text", 1.0)])
