@@ -8,6 +8,7 @@ contexts, and --seeds=0,1,2 with which draws of shots; both may be added to late
 import re
 from collections.abc import Sequence
 
+import jax
 from etils import epath
 
 from hypert5_jax.config import cli, gin_files
@@ -21,6 +22,7 @@ from hypert5_jax.config.evaluation import (
 from hypert5_jax.config.evaluation_report import report, settings, table_text
 from hypert5_jax.config.trained import hold, trained_params
 from hypert5_jax.core import trees
+from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation.results import ResultsFolder, write_whole
 from hypert5_jax.inference.answering import Answerer
 from hypert5_jax.parallel.mesh import make_mesh
@@ -36,6 +38,11 @@ def main(argv: Sequence[str]) -> int:
         "hypert5_jax.evaluate", __doc__, [_as_gin(argument) for argument in argv]
     )
     run, config_text = gin_files.build(EvaluateRun, arguments)
+    if jax.process_count() > 1:
+        raise UserError(
+            f"evaluation was started on {jax.process_count()} hosts; it runs in one "
+            "process, on all devices of one host"
+        )
     mesh = make_mesh(run.mesh)
     mixture = open_data(run, run.data.split, run.data.mixture)
     tasks = chosen_tasks(run, mixture)
