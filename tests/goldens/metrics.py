@@ -3,9 +3,9 @@
 rouge-score 0.1.2 is called as Tk-Instruct calls it; scikit-learn's f1_score is
 restricted to the classes among the gold labels, as MetaICL computes Macro-F1.
 
-    python -m venv /tmp/judges
-    /tmp/judges/bin/pip install rouge-score==0.1.2 scikit-learn
-    /tmp/judges/bin/python tests/goldens/metrics.py
+    python -m venv judges
+    judges/bin/pip install rouge-score==0.1.2 scikit-learn
+    judges/bin/python tests/goldens/metrics.py
 
 rewrites metrics.json beside this file. It needs nothing of hypert5_jax, and is the one
 place that needs scikit-learn.
