@@ -269,6 +269,18 @@ def load_params(path: str | epath.Path) -> tuple[dict[str, Tree], epath.Path]:
     Raises:
       UserError: there is no checkpoint, or none that is whole.
     """
+    place = newest(path)
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        shapes = reader.metadata(place / "params").item_metadata.tree
+        return reader.restore(place / "params", args=_as_numpy(shapes)), place
+
+
+def newest(path: str | epath.Path) -> epath.Path:
+    """The directory of the newest whole step of what `load_params` takes.
+
+    Raises:
+      UserError: as there.
+    """
     path = absolute(path)
     place = _find(path)
     if place is None:
@@ -276,9 +288,7 @@ def load_params(path: str | epath.Path) -> tuple[dict[str, Tree], epath.Path]:
             f"no checkpoint at {path}; expected a run's directory, its checkpoints/ "
             "directory or one step's directory inside it"
         )
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        shapes = reader.metadata(place / "params").item_metadata.tree
-        return reader.restore(place / "params", args=_as_numpy(shapes)), place
+    return place
 
 
 def about(step_directory: epath.Path) -> Mapping[str, Any]:

@@ -8,10 +8,12 @@ import gin
 
 from hypert5_jax.checkpoints.store import CheckpointConfig
 from hypert5_jax.config.data import DataConfig
+from hypert5_jax.config.evaluate_run import EvaluateRun, EvaluationData
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
+from hypert5_jax.inference.decoding import Decoding
 from hypert5_jax.parallel.mesh import MeshConfig
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
 from hypert5_jax.t5.config import T5Config
@@ -25,6 +27,9 @@ CONFIGURABLES: Mapping[str, type] = {
     for cls in (
         CheckpointConfig,
         DataConfig,
+        Decoding,
+        EvaluateRun,
+        EvaluationData,
         HeadConfig,
         InitialConfig,
         LoRASpec,

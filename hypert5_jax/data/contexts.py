@@ -7,11 +7,12 @@ of context, so that columns of a table differ in nothing but the context:
     other             those of another task; another example's, where each has its own
     shuffled_targets  the right shots with their targets changed about
     empty             nothing
+    random            the right context's markers with random ids between them
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,8 +23,27 @@ from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.data.sampler import choose_distinct, words_in_order
+from hypert5_jax.data.vocabulary import Vocabulary
 
 KINDS = ("right", "other", "shuffled_targets", "empty")
+ALL_KINDS = (*KINDS, "random")
+
+
+@dataclass(frozen=True)
+class ContextDraw:
+    """The examples of one draw for a task, by their number within their task.
+
+    Attributes:
+      targets: the target examples, of the mixture.
+      shots: the shots in order, of the task of the same name in the support.
+      lender: the task that lends its context for kind="other", None if none was asked.
+      lender_shots: its shots, of the support.
+    """
+
+    targets: tuple[int, ...]
+    shots: tuple[int, ...]
+    lender: str | None = None
+    lender_shots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +52,7 @@ class EvaluationRows:
 
     Attributes:
       task: name of the task.
-      kind: one of KINDS.
+      kind: one of ALL_KINDS.
       row: the format.
       contexts: ids of G contexts.
       context_of: int64 [N], which context each target example has.
@@ -40,6 +60,7 @@ class EvaluationRows:
       inputs: N id lists for the downstream encoder, as Batch.inputs before padding.
       targets: N id lists, as Batch.targets before padding.
       options: N tuples of id lists formed like targets; empty without options.
+      examples: the N target examples themselves, nothing cut, label words filled in.
     """
 
     task: str
@@ -51,6 +72,7 @@ class EvaluationRows:
     inputs: list[list[int]]
     targets: list[list[int]]
     options: list[tuple[list[int], ...]]
+    examples: list[Example] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -91,6 +113,7 @@ def evaluation_rows(
     limit: int | None = None,
     support: PreparedMixture | None = None,
     other: str | None = None,
+    draw: ContextDraw | None = None,
 ) -> EvaluationRows:
     """Target examples of a task, each with a context of the chosen kind.
 
@@ -99,37 +122,51 @@ def evaluation_rows(
       task_name: the logical task.
       row: the format; max_shots shots are drawn.
       seed: decides shots and label words, the same for every kind.
-      kind: one of KINDS.
+      kind: one of ALL_KINDS.
       per: "task", one context for all (one φ); or "example", each its own draw. A task
         with a context for each example always has the latter.
       limit: most target examples, the first in prepared order.
       support: where shots are drawn from, e.g. the train split; the mixture itself by
         default. A target is never a shot of its own, also not as an equal text.
-      other: the task that lends its context for kind="other"; drawn by default.
+      other: the task that lends its context for kind="other"; drawn by default, from
+        another group where the tasks have groups.
+      draw: examples drawn before (`draw_examples`), for per="task"; seed and limit then
+        decide label words and random ids alone.
 
     Raises:
       UserError: unknown kind or task, too few examples, nothing to shuffle.
     """
-    for name, given, known in (("kind", kind, KINDS), ("per", per, _PER)):
+    for name, given, known in (("kind", kind, ALL_KINDS), ("per", per, _PER)):
         if given not in known:
             raise UserError(f"{name} is {given!r}; expected one of {', '.join(known)}")
     support = support or mixture
-    draw = _TaskDraw(mixture, support, mixture.task(task_name), row, seed)
-    lender = draw
+    drawer = _TaskDraw(mixture, support, mixture.task(task_name), row, seed)
+    if draw is not None:
+        other = other or draw.lender
+        fixed = {task_name: draw.shots}
+        if draw.lender is not None:
+            fixed[draw.lender] = draw.lender_shots
+        drawer = replace(drawer, fixed=fixed)
+    lender = drawer
     if kind == "other":
-        lender = draw.lender(other)
-    if draw.task.context == "per_example":
+        lender = drawer.lender(other)
+    if drawer.task.context == "per_example":
         per = "example"
-    targets = draw.target_indices(per, limit)
+    if draw is None:
+        targets = drawer.target_indices(per, limit)
+    else:
+        targets = np.array(draw.targets, np.int64)
     number_of = targets + 1 if per == "example" else np.zeros_like(targets)
     contexts, inputs, outputs, options = [], [], [], []
-    examples = mixture.examples(draw.task, targets)
+    examples = mixture.examples(drawer.task, targets)
+    kept = []
     for i, example in enumerate(examples):
         number, index = int(number_of[i]), int(targets[i])
-        words = draw.words(number)
+        words = drawer.words(number)
         example = rows.relabel(example, words)
+        kept.append(example)
         if i == 0 or per == "example":
-            contexts.append(lender.context(kind, number, index, draw, example))
+            contexts.append(lender.context(kind, number, index, drawer, example))
         inputs.append(rows.input_ids(example, contexts[-1], row, mixture.vocabulary))
         outputs.append(rows.target_ids(example.targets, row, mixture.vocabulary))
         options.append(
@@ -145,6 +182,39 @@ def evaluation_rows(
         inputs=inputs,
         targets=outputs,
         options=options,
+        examples=kept,
+    )
+
+
+def draw_examples(
+    mixture: PreparedMixture,
+    task_name: str,
+    row: RowFormat,
+    seed: int,
+    limit: int | None = None,
+    support: PreparedMixture | None = None,
+    other: bool = False,
+) -> ContextDraw:
+    """What `evaluation_rows` with per="task" would draw, to be kept and used again.
+
+    Args:
+      mixture, task_name, row, seed, limit, support: as there.
+      other: whether a task that lends its context is drawn too.
+
+    Raises:
+      UserError: as there.
+    """
+    support = support or mixture
+    drawer = _TaskDraw(mixture, support, mixture.task(task_name), row, seed)
+    per_example = drawer.task.context == "per_example"
+    targets = drawer.target_indices("example" if per_example else "task", limit)
+    shots = () if per_example else drawer.shots(0, set())
+    lender = drawer.lender(None) if other and not per_example else None
+    return ContextDraw(
+        targets=tuple(map(int, targets)),
+        shots=tuple(map(int, shots)),
+        lender=None if lender is None else lender.task.name,
+        lender_shots=() if lender is None else tuple(map(int, lender.shots(0, set()))),
     )
 
 
@@ -160,6 +230,7 @@ class _TaskDraw:
     task: PreparedTask
     row: RowFormat
     seed: int
+    fixed: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def _source(self) -> PreparedTask:
@@ -178,6 +249,8 @@ class _TaskDraw:
 
     def shots(self, number: int, taken: set[int]) -> np.ndarray:
         """Indices of the shots among the examples of the support."""
+        if number == 0 and self.task.name in self.fixed:
+            return np.array(self.fixed[self.task.name], np.int64)
         wanted = self.row.max_shots if self.task.wants_shots else 0
         if self.row.context == "none":
             wanted = 0
@@ -217,6 +290,9 @@ class _TaskDraw:
                     f"{self.support.name!r} has one task only, so no other task can "
                     "lend its context; leave out kind='other'"
                 )
+            # Tasks of one group, such as prompts of one data set, may be nearly the same.
+            group = self.task.group
+            others = [t for t in others if group and t.group != group] or others
             name = others[int(self._key(sampling.TASK_ORDER, 0)) % len(others)].name
         return replace(self, mixture=self.support, task=self.support.task(name))
 
@@ -237,9 +313,12 @@ class _TaskDraw:
             key = self._key(sampling.SHOT_COUNT, number)
             shots = _shuffled(shots, key)
         row, vocabulary = self.row, self.mixture.vocabulary
-        return rows.context_ids(
+        ids = rows.context_ids(
             own, shots, vocabulary, row.context_length, row.shot_length
         )
+        if kind != "random":
+            return ids
+        return _randomised(ids, vocabulary, self._key(sampling.RANDOM_IDS, number))
 
     def _shot_examples(
         self, number: int, index: int, judged: "_TaskDraw"
@@ -277,6 +356,15 @@ def _shuffled(shots: list[Example], key: np.ndarray) -> list[Example]:
         replace(shot, shot_targets=shots[j].shown_targets)
         for shot, j in zip(shots, order, strict=True)
     ]
+
+
+def _randomised(
+    ids: Sequence[int], vocabulary: Vocabulary, key: np.ndarray
+) -> list[int]:
+    """The ids with every ordinary one drawn anew, uniformly; markers stay."""
+    first, end = vocabulary.ordinary_ids
+    drawn = sampling.hash_of(key, np.arange(len(ids))) % np.uint64(end - first)
+    return [first + int(new) if first <= i < end else i for i, new in zip(ids, drawn)]
 
 
 def changed_about(targets: Sequence[Sequence[int]], key: np.ndarray) -> list[int]:

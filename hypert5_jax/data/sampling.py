@@ -11,6 +11,7 @@ import numpy as np
 
 # Which kind of draw a hash belongs to; equal positions of two kinds are independent.
 TASK_ORDER, TARGET_ORDER, SHOT_ORDER, SHOT_COUNT, EMPTY, LABEL_WORDS = range(6)
+RANDOM_IDS = 6
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 6

@@ -59,6 +59,12 @@ class Vocabulary:
         """The least number of embedding rows that serves all these ids."""
         return self.size + 2
 
+    @property
+    def ordinary_ids(self) -> tuple[int, int]:
+        """First ordinary id and the one after the last: neither padding, EOS and
+        unknown, which come first in every kind, nor sentinels and markers."""
+        return 3, self.size - self.extra_ids
+
     def to_json(self) -> dict[str, Any]:
         """What the manifest keeps: all but the place of the model file."""
         fields = {k: v for k, v in asdict(self).items() if k != "model_path"}

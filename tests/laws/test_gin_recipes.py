@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hypert5_jax.config import gin_files
+from hypert5_jax.config.evaluate_run import EvaluateRun
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
 from hypert5_jax.core import trees
 from hypert5_jax.t5.config import SIZES
@@ -60,7 +61,7 @@ def test_variants_build_a_step(name):
 
 
 # What other run files include, or what is included after them.
-_PARTS = ("train", "held_out")
+_PARTS = ("train", "held_out", "evaluate")
 
 
 @pytest.mark.parametrize("name", [n for n in names("runs") if n not in _PARTS])
@@ -70,6 +71,22 @@ def test_runs_have_the_papers_numbers(name):
     steps = {"hyperpretrain": 100_000, "multitask": 10_000, "finetune": 1_000}
     assert run.train.steps == steps[name]
     check_abstractly(run)
+
+
+@pytest.mark.parametrize("name", names("variants"))
+def test_an_evaluation_composes_with_a_variant(name):
+    files = ("runs/evaluate", "models/t5_1_1_tiny", f"variants/{name}")
+    given = (*GIVEN[1:], "OUTPUT_DIR = '/nowhere/out'", "PROTOCOL = 'p3'")
+    given = (*given, "CHECKPOINT_PATH = '/nowhere/run'")
+    paths = tuple(f"gin/{file}.gin" for file in files)
+    run, _ = gin_files.build(EvaluateRun, gin_files.GinArguments(paths, given))
+    assert run.data.row_format.context == run.system.variant.context
+    assert run.data.row_format.lengths == {
+        "hyper_inputs": 1024,
+        "inputs": 384,
+        "targets": 128,
+    }
+    assert run.answers.max_tokens == 128 and run.data.mixture == "some_mixture"
 
 
 def test_held_out_data_are_the_training_data_but_for_the_split():

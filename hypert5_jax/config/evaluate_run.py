@@ -1,0 +1,151 @@
+"""One evaluation as one frozen dataclass, and the checks that need all of it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.rows import RowFormat
+from hypert5_jax.evaluation import protocols
+from hypert5_jax.hyper.system import System
+from hypert5_jax.inference.decoding import Decoding
+from hypert5_jax.parallel.mesh import MeshConfig
+from hypert5_jax.t5.config import T5Config
+
+# What users call the kinds of data/contexts.py.
+CONTEXTS: Mapping[str, str] = {
+    "real": "right",
+    "empty": "empty",
+    "other_task": "other",
+    "shuffled_targets": "shuffled_targets",
+    "random": "random",
+}
+SEED = "{seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
+    """Which prepared examples are judged, and where their shots come from.
+
+    Attributes:
+      mixture: name of a seqio task or mixture.
+      row_format: what a row holds and how long it may be; max_shots shots are drawn.
+      split: of the mixture.
+      support_mixture: where shots are drawn from; the mixture itself by default.
+      support_split: its split, the mixture's by default; `{seed}` in it stands for the
+        draw's seed ("train_{seed}": MetaICL's own draws).
+      tasks: names of the logical tasks to judge; all by default.
+      limit: most examples of a task, the first in prepared order.
+      prepared_dir: folder of prepared data; what is missing there is prepared first.
+      modules: Python modules that register the mixtures; only imported if something
+        has to be prepared.
+    """
+
+    mixture: str
+    row_format: RowFormat
+    split: str = "test"
+    support_mixture: str | None = None
+    support_split: str | None = None
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+    prepared_dir: str = "prepared"
+    modules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "modules"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.limit is not None and self.limit < 1:
+            raise UserError(
+                f"EvaluationData.limit is {self.limit}; expected at least 1, or None"
+            )
+
+    def support(self, seed: int) -> tuple[str, str]:
+        """(mixture, split) that shots of this draw come from."""
+        split = self.support_split or self.split
+        return self.support_mixture or self.mixture, split.replace(SEED, str(seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateRun:
+    """Everything `python -m hypert5_jax.evaluate` needs to know.
+
+    Attributes:
+      output_dir: where results go; the same command continues there.
+      system: the models and the variant.
+      data: what is judged.
+      protocol: a name of evaluation/protocols.py.
+      checkpoint_path: the run (or one of its checkpoints) to judge, or a T5X checkpoint
+        where the variant is a T5 alone.
+      initial_checkpoint_path: of the frozen downstream T5; by default where the run
+        says it had it from.
+      contexts: kinds of context, each judged on the same examples; see CONTEXTS.
+      seeds: one draw of shots each.
+      batch_size: examples that go through the model together.
+      decoding: of generated answers; None is greedy, as long as the protocol says.
+      frozen_dtype: what frozen groups are held in, "bfloat16" or "float32".
+      mesh: rows of a batch lie over its data and fsdp axes.
+      predictions: whether every prediction is written.
+      draws_dir: where draws are kept, to be shared by several evaluations;
+        `output_dir`/draws by default.
+      allow_random: judge an untrained system where there is no checkpoint.
+    """
+
+    output_dir: str
+    system: System
+    data: EvaluationData
+    protocol: str
+    checkpoint_path: str | None = None
+    initial_checkpoint_path: str | None = None
+    contexts: tuple[str, ...] = ("real",)
+    seeds: tuple[int, ...] = (0,)
+    batch_size: int = 32
+    decoding: Decoding | None = None
+    frozen_dtype: str = "bfloat16"
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    predictions: bool = True
+    draws_dir: str | None = None
+    allow_random: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "contexts", tuple(self.contexts))
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        protocols.find(self.protocol)
+        reads, given = self.system.variant.context, self.data.row_format.context
+        if reads != given:
+            raise UserError(
+                f"the variant's context is {reads!r}, the rows' is {given!r}; "
+                "set Variant.context and RowFormat.context alike (the variants' gin "
+                "files do, by the macro CONTEXT)"
+            )
+        unknown = [kind for kind in self.contexts if kind not in CONTEXTS]
+        if unknown or not self.contexts or len(set(self.contexts)) < len(self.contexts):
+            raise UserError(
+                f"contexts is {', '.join(self.contexts) or 'empty'}; expected different "
+                f"ones of {', '.join(CONTEXTS)}"
+            )
+        if reads == "none" and self.contexts != ("real",):
+            raise UserError(
+                "the variant reads no context, so contexts has nothing to vary; leave "
+                "it at real"
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(
+                f"seeds is {self.seeds}; expected one or more, all different"
+            )
+        if self.frozen_dtype not in ("bfloat16", "float32"):
+            raise UserError(
+                f"frozen_dtype is {self.frozen_dtype!r}; expected bfloat16 or float32"
+            )
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; expected 1 or more")
+
+    @property
+    def models(self) -> list[T5Config]:
+        """Sizes of the system's models."""
+        both = (self.system.downstream, self.system.hypermodel)
+        return [model for model in both if model is not None]
+
+    @property
+    def answers(self) -> Decoding:
+        """How text is generated."""
+        most = protocols.find(self.protocol).max_new_tokens
+        return self.decoding or Decoding(max_tokens=most)

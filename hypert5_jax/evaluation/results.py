@@ -1,0 +1,115 @@
+"""The folder of an evaluation: what is done stays, and nothing else is mixed in.
+
+settings.json                       what all results here have in common
+tasks/{task}/{context}-{seed}.json  scores of one task under one context; written
+                                    last, so it is there or not there
+tasks/{task}/{context}-{seed}.jsonl its predictions
+results.json                        the table, once everything is done
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from hypert5_jax.core.errors import UserError
+
+Json = dict[str, Any]
+
+
+class ResultsFolder:
+    """Reads and writes an evaluation's folder; every file is whole or absent."""
+
+    def __init__(self, directory: str | epath.Path):
+        self.directory = epath.Path(directory)
+
+    def claim(self, settings: Json) -> None:
+        """Makes the folder, or checks that what it holds was made with these settings.
+
+        Args:
+          settings: JSON values that decide the scores.
+
+        Raises:
+          UserError: other settings, named one by one; or the folder cannot be written.
+        """
+        file = self.directory / "settings.json"
+        settings = json.loads(json.dumps(settings))
+        if file.exists():
+            differing = list(_differences(json.loads(file.read_text()), settings))
+            if differing:
+                raise UserError(
+                    f"{self.directory} holds results of another evaluation: "
+                    f"{'; '.join(differing[:5])}. Choose another OUTPUT_DIR, or delete "
+                    "that one"
+                )
+        else:
+            write_whole(file, json.dumps(settings, indent=1) + "\n")
+
+    def unit(self, task: str, context: str, seed: int) -> Json | None:
+        """The scores of a finished unit, or None."""
+        file = self._file(task, context, seed)
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def write_unit(
+        self,
+        task: str,
+        context: str,
+        seed: int,
+        scores: Json,
+        predictions: Iterable[Json] | None,
+    ) -> None:
+        """Writes the predictions, then the scores that say the unit is done."""
+        file = self._file(task, context, seed)
+        if predictions is not None:
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in predictions]
+            write_whole(file.with_suffix(".jsonl"), "".join(lines))
+        write_whole(file, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+
+    def write_results(self, results: Json) -> epath.Path:
+        """Writes results.json and says where it is."""
+        file = self.directory / "results.json"
+        write_whole(file, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        return file
+
+    def _file(self, task: str, context: str, seed: int) -> epath.Path:
+        return self.directory / "tasks" / file_name(task) / f"{context}-{seed}.json"
+
+
+def file_name(task: str) -> str:
+    """A task's name as a folder's; a hash tells names apart that had to be changed."""
+    plain = re.sub(r"[^\w.+-]+", "_", task)[:120]
+    if plain == task and not plain.startswith("."):
+        return plain
+    return f"{plain.lstrip('.')}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+
+
+def write_whole(file: epath.Path, text: str) -> None:
+    """Writes a file so that it is whole or absent, also after a kill.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(file.name + ".unfinished")
+        unfinished.write_text(text)
+        unfinished.replace(file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def _differences(then: Mapping, now: Mapping, at: str = "") -> Iterable[str]:
+    for name in sorted({*then, *now}):
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{at}{name}.")
+        elif old != new:
+            yield f"{at}{name} was {_short(old)}, is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"

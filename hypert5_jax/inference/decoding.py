@@ -1,0 +1,251 @@
+"""Greedy and beam decoding with a cache, φ applied, stopped by EOS.
+
+Both are pure functions to be compiled by the caller; the number of steps is that of the
+longest answer, not of the longest allowed. φ of batch 1 or G serves b = G * n rows as in
+phi/apply.py: it is never copied, also not for the beams of a row.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.phi.types import Phi
+from hypert5_jax.t5.config import T5Config
+from hypert5_jax.t5.network import T5
+from hypert5_jax.t5.stacks import PAD, DecoderCache
+
+EOS = 1
+# Worse than any sum of log-probabilities; finite, so that a penalty cannot make it NaN.
+_NEVER = -1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How answers are searched for.
+
+    Attributes:
+      max_tokens: most tokens of an answer, EOS included.
+      beams: 1 is greedy.
+      alpha: exponent of the length penalty ((5 + tokens) / 6) ** alpha that divides a
+        beam's log-probability (Wu et al. 2016; T5X's default 0.6); 0 prefers short
+        answers; ignored by greedy decoding.
+    """
+
+    max_tokens: int = 128
+    beams: int = 1
+    alpha: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.beams < 1 or self.alpha < 0:
+            raise UserError(
+                f"Decoding(max_tokens={self.max_tokens}, beams={self.beams}, alpha="
+                f"{self.alpha}): expected at least 1 token, 1 beam and an alpha of 0 "
+                "or more"
+            )
+
+
+@struct.dataclass
+class Beams:
+    """What a beam search found, best first.
+
+    Attributes:
+      tokens: int32 [b, beams, max_tokens], with EOS where one was said, then padding.
+      scores: float32 [b, beams], log-probability over the length penalty.
+    """
+
+    tokens: Array
+    scores: Array
+
+
+def greedy(
+    config: T5Config,
+    params: Any,
+    inputs: Array,
+    max_tokens: int,
+    phi: Phi | None = None,
+    active: Array | None = None,
+) -> Array:
+    """The likeliest next token, again and again.
+
+    Args:
+      config: the downstream T5's.
+      params: its parameters.
+      inputs: int32 [b, k].
+      max_tokens: most tokens of an answer, EOS included.
+      phi: of batch 1 or a divisor of b.
+      active: bool [b], False for rows that only fill up the batch; they say nothing.
+
+    Returns:
+      int32 [b, max_tokens]: the answers with their EOS, then padding.
+    """
+    next_logits = _next_logits(config, params, phi)
+    cache = _start(config, params, inputs, max_tokens, phi)
+    rows = inputs.shape[0]
+    done = jnp.zeros(rows, bool) if active is None else ~active
+    tokens = jnp.full((rows, max_tokens), PAD, jnp.int32)
+
+    def unfinished(state: Any) -> Array:
+        index, _, _, done, _ = state
+        return (index < max_tokens) & ~jnp.all(done)
+
+    def step(state: Any) -> Any:
+        index, tokens, last, done, cache = state
+        logits, cache = next_logits(last, cache)
+        chosen = jnp.where(done, PAD, jnp.argmax(logits, -1).astype(jnp.int32))
+        tokens = tokens.at[:, index].set(chosen)
+        return index + 1, tokens, chosen, done | (chosen == EOS), cache
+
+    start = (jnp.int32(0), tokens, jnp.full(rows, PAD, jnp.int32), done, cache)
+    return jax.lax.while_loop(unfinished, step, start)[1]
+
+
+def length_penalty(tokens: Array | int, alpha: float) -> Array:
+    """((5 + tokens) / 6) ** alpha, float32."""
+    return ((5.0 + jnp.asarray(tokens, jnp.float32)) / 6.0) ** alpha
+
+
+@struct.dataclass
+class _Search:
+    """A beam search under way: hypotheses still going on, and the best finished."""
+
+    index: Array
+    live_tokens: Array
+    live_scores: Array
+    done_tokens: Array
+    done_scores: Array
+    cache: DecoderCache
+
+
+def beam(
+    config: T5Config,
+    params: Any,
+    inputs: Array,
+    settings: Decoding,
+    phi: Phi | None = None,
+    active: Array | None = None,
+) -> Beams:
+    """Beam search as T5X does it.
+
+    Of the 2 * beams likeliest continuations those that end join the finished ones, and
+    the best others go on. A row stops when no hypothesis that goes on could still beat
+    its worst finished one. A row that finished nothing returns what it has.
+
+    Args:
+      config, params, inputs, phi, active: as `greedy`.
+      settings: number of beams, penalty and most tokens.
+    """
+    rows, beams, length = inputs.shape[0], settings.beams, settings.max_tokens
+    next_logits = _next_logits(config, params, phi)
+    cache = repeat_rows(_start(config, params, inputs, length, phi), beams)
+    longest = length_penalty(length, settings.alpha)
+
+    def unfinished(state: _Search) -> Array:
+        bound = state.live_scores[:, 0] / longest
+        settled = state.done_scores[:, -1] >= bound
+        return (state.index < length) & ~jnp.all(settled)
+
+    def step(state: _Search) -> _Search:
+        last = jax.lax.dynamic_index_in_dim(
+            state.live_tokens, jnp.maximum(state.index - 1, 0), 2, keepdims=False
+        )
+        last = jnp.where(state.index == 0, PAD, last)
+        logits, cache = next_logits(last.reshape(-1), state.cache)
+        log_probs = jax.nn.log_softmax(logits).reshape(rows, beams, -1)
+        vocab = log_probs.shape[-1]
+        totals = (state.live_scores[..., None] + log_probs).reshape(rows, -1)
+        scores, place = jax.lax.top_k(totals, 2 * beams)
+        source, chosen = place // vocab, place % vocab
+        tokens = _rows_of(state.live_tokens, source).at[:, :, state.index].set(chosen)
+        ended = chosen == EOS
+
+        live_scores, kept = jax.lax.top_k(jnp.where(ended, _NEVER, scores), beams)
+        penalty = length_penalty(state.index + 1, settings.alpha)
+        finished = jnp.where(ended, scores / penalty, _NEVER)
+        done_scores, best = jax.lax.top_k(
+            jnp.concatenate([state.done_scores, finished], 1), beams
+        )
+        return _Search(
+            index=state.index + 1,
+            live_tokens=_rows_of(tokens, kept),
+            live_scores=live_scores,
+            done_tokens=_rows_of(jnp.concatenate([state.done_tokens, tokens], 1), best),
+            done_scores=done_scores,
+            cache=_reorder(cache, jnp.take_along_axis(source, kept, 1)),
+        )
+
+    fill = _NEVER if active is None else jnp.where(active, _NEVER, 0.0)[:, None]
+    nothing = jnp.full((rows, beams, length), PAD, jnp.int32)
+    first = jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER)
+    start = _Search(
+        index=jnp.int32(0),
+        live_tokens=nothing,
+        live_scores=jnp.broadcast_to(first, (rows, beams)),
+        done_tokens=nothing,
+        done_scores=jnp.broadcast_to(fill, (rows, beams)),
+        cache=cache,
+    )
+    end = jax.lax.while_loop(unfinished, step, start)
+    # A hypothesis that never ended counts only where none did.
+    some = (end.done_scores[:, :1] > _NEVER / 2)[..., None]
+    return Beams(
+        tokens=jnp.where(some, end.done_tokens, end.live_tokens),
+        scores=jnp.where(some[..., 0], end.done_scores, end.live_scores / longest),
+    )
+
+
+def repeat_rows(cache: DecoderCache, times: int) -> DecoderCache:
+    """A cache of b rows as one of b * times, each row `times` times in a row."""
+    layers = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), cache.layers)
+    tokens = jnp.repeat(cache.encoder_tokens, times, axis=0)
+    return dataclasses.replace(cache, layers=layers, encoder_tokens=tokens)
+
+
+def _start(
+    config: T5Config, params: Any, inputs: Array, max_tokens: int, phi: Phi | None
+) -> DecoderCache:
+    """The inputs encoded, cross-attention computed, nothing decoded yet."""
+    model, variables = T5(config), {"params": params}
+    encoded = model.apply(variables, inputs, phi, method="encode")
+    return model.apply(
+        variables, encoded, inputs, max_tokens, phi, method="start_decoding"
+    )
+
+
+def _next_logits(config: T5Config, params: Any, phi: Phi | None) -> Any:
+    """(last tokens [b], cache) -> (float32 [b, vocab], cache)."""
+
+    def call(last: Array, cache: DecoderCache) -> tuple[Array, DecoderCache]:
+        logits, cache = T5(config).apply(
+            {"params": params}, last[:, None], cache, phi, method="decode_next"
+        )
+        return logits[:, 0], cache
+
+    return call
+
+
+def _rows_of(tokens: Array, chosen: Array) -> Array:
+    """tokens [b, n, length] at chosen [b, m] -> [b, m, length]."""
+    return jnp.take_along_axis(tokens, chosen[..., None], 1)
+
+
+def _reorder(cache: DecoderCache, source: Array) -> DecoderCache:
+    """The cache of the hypotheses that go on, from beams `source` [b, beams]; cross-
+    attention is the same for all beams of a row."""
+    rows, beams = source.shape
+    index = source[None, :, :, None, None, None]
+
+    def pick(x: Array) -> Array:
+        split = x.reshape(x.shape[0], rows, beams, *x.shape[2:])
+        return jnp.take_along_axis(split, index, 2).reshape(x.shape)
+
+    layers = dataclasses.replace(
+        cache.layers,
+        self_keys=pick(cache.layers.self_keys),
+        self_values=pick(cache.layers.self_values),
+    )
+    return dataclasses.replace(cache, layers=layers)
