@@ -1,6 +1,6 @@
 """Ranking options with one φ and one encoder pass, beside doing everything per option.
 
-    python -m benchmarks.evaluate
+    python -m benchmarks.evaluate [--examples 16 --context 512 --options 4 --repeats 3]
 
 A HyperT5-Prefix of T5-small's widths (fewer layers, so that it takes minutes on two
 cores) ranks 4 options of each example under one context of 512 tokens:
