@@ -17,7 +17,7 @@ from pathlib import Path
 
 import seqio
 
-from hypert5_jax.evaluation.metrics import exact_match, rouge_l
+from hypert5_jax.evaluation.metrics import rouge_l, sni_exact_match
 from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.sni import CONTEXTS, INSTANCES, Repository, read_task
 from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
@@ -75,7 +75,7 @@ def register(
                     about=partial(repository.about, split),
                 ),
                 vocabulary,
-                metrics=[rouge_l, exact_match],
+                metrics=[rouge_l, sni_exact_match],
             )
 
 

@@ -100,6 +100,18 @@ class Example:
         return int.from_bytes(digest.digest(), "little")
 
 
+# One record of a small file costs 3 microseconds where it is asked for alone and 15 in a
+# list of 17; lists of a hundred are cheaper than as many calls in large files only.
+_FEW = 64
+
+
+def _read(reader: Any, numbers: list[int]) -> list[bytes]:
+    """The records of one file by their numbers."""
+    if len(numbers) > _FEW:
+        return list(reader.read(numbers))
+    return [record for number in numbers for record in reader.read([number])]
+
+
 class RecordReader:
     """Reads records of a list of ArrayRecord files by their number over all files.
 
@@ -144,7 +156,7 @@ class RecordReader:
         for shard, numbers in groups.items():
             start = int(self._starts[shard])
             try:
-                rows = self._reader(shard).read([n - start for n in numbers])
+                rows = _read(self._reader(shard), [n - start for n in numbers])
             except (RuntimeError, ValueError, IndexError) as error:
                 raise UserError(
                     f"{self._paths[shard]} cannot be read ({error}); it is damaged: "

@@ -77,31 +77,51 @@ def files(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def run(folder: Path, *extra: str) -> int:
-    arguments = ["--mixture=toy_files", f"--module={MODULE}", f"--output_dir={folder}"]
+def run(folder: Path, *extra: str, name: str = "toy_files") -> int:
+    arguments = [f"--mixture={name}", f"--module={MODULE}", f"--output_dir={folder}"]
     return cli.exit_code(prepare.main, [*arguments, *extra])
 
 
-def test_bad_lines_are_left_out_up_to_a_bound_over_the_split(files, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["toy_files", "toy_files_tokenised"])
+def test_bad_lines_are_left_out_up_to_a_bound_over_the_split(
+    files, tmp_path, capsys, name
+):
     out = tmp_path / "out"
-    assert run(out) == 2
+    assert run(out, name=name) == 2
     told = capsys.readouterr().err
     assert "0.jsonl:4: malformed JSON" in told and "--skip_bad_lines=N" in told
-    assert run(out, "--skip_bad_lines=1") == 2
+    assert run(out, "--skip_bad_lines=1", name=name) == 2
     assert "2 bad lines or more, --skip_bad_lines=1" in capsys.readouterr().err
     # No file has more than two, all have three.
-    assert run(out, "--skip_bad_lines=2") == 2
+    assert run(out, "--skip_bad_lines=2", name=name) == 2
     told = capsys.readouterr().err
     assert "3 bad lines or more" in told and "0.jsonl:8" in told and "1.jsonl:1" in told
-    assert not (out / "toy_files" / "train" / "manifest.json").exists()
-    assert run(out, "--skip_bad_lines=3") == 0
+    assert not (out / name / "train" / "manifest.json").exists()
+    assert run(out, "--skip_bad_lines=3", name=name) == 0
     printed = capsys.readouterr().out
     assert "17 examples of 1 tasks" in printed
-    assert "toy_files: 3 left out (bad line)" in printed
+    assert f"{name}: 3 left out (bad line)" in printed
     assert f"{files}/1.jsonl:1: malformed JSON" in printed
-    mixture = open_mixture(out / "toy_files", "train")
-    assert mixture.manifest["skipped"] == {"toy_files": {"bad line": 3}}
+    mixture = open_mixture(out / name, "train")
+    assert mixture.manifest["skipped"] == {name: {"bad line": 3}}
     assert mixture.manifest["settings"]["skip_bad_lines"] == 3
+
+
+def test_where_several_units_read_one_file_its_bad_lines_count_once(files):
+    from hypert5_jax.preparation.modules import import_module
+    from hypert5_jax.preparation.sources import TEXT, FilesSource
+
+    toy = import_module(MODULE)
+    kinds = {"inputs": TEXT, "targets": TEXT}
+    source = FilesSource(toy.toy_files, toy.toy_lines, kinds, ["train"])
+    (files / "1.jsonl").unlink()
+    told: list[str] = []
+    shards = [
+        [row["inputs"] for row in source.python_examples("train", (i, 3), told.append)]
+        for i in range(3)
+    ]
+    kept = [f"né {i}" for i in range(10) if i not in (3, 7)]
+    assert shards == [kept[0::3], kept[1::3], kept[2::3]] and len(told) == 2
 
 
 def test_repeats_and_what_the_lengths_would_cut_are_counted(files, tmp_path, capsys):

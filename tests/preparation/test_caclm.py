@@ -104,6 +104,21 @@ def test_a_file_of_plain_text_is_a_document(tmp_path):
     assert given.about()["validation"] == "1 files, 5 bytes"
 
 
+def test_a_document_without_text_is_told_and_may_be_left_out(tmp_path):
+    rows = ({"text": "a"}, {"words": "b"}, {"text": None}, {"text": "é"})
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (tmp_path / "d.jsonl").write_text(lines, encoding="utf-8")
+    documents = JsonLines(str(tmp_path / "d.jsonl"))
+    (path,) = documents.files("train")
+    with pytest.raises(UserError, match=r"d\.jsonl:2: no field `text`"):
+        list(documents.read("train", path))
+    told: list[str] = []
+    assert list(documents.read("train", path, told.append)) == [(1, "a"), (4, "é")]
+    assert [line.split(": ")[0] for line in told] == [f"{path}:2", f"{path}:3"]
+    with pytest.raises(UserError, match="no file matches"):
+        JsonLines(str(tmp_path / "*.json.gz")).files("train")
+
+
 @pytest.fixture
 def prepared_by_tfds(tmp_path):
     """A tiny c4/en:3.0.1 of two shards, written with TFDS's own functions."""

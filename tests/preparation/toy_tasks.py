@@ -143,18 +143,23 @@ _add("toy_lengths", preprocessors=[seqio.preprocessors.tokenize, first_ids])
 _add("toy_nothing", preprocessors=[lambda data: data.take(0)])
 _OTHER = seqio.ByteVocabulary(extra_ids=20)
 _add("toy_other_vocabulary", features={"targets": seqio.Feature(_OTHER)})
-seqio.TaskRegistry.add(
-    "toy_files",
-    FilesSource(
-        toy_files,
-        toy_lines,
-        {"inputs": TEXT, "targets": TEXT},
-        ["train"],
-        about=lambda: {"release": "7"},
-    ),
-    output_features=FEATURES,
-    preprocessors=[],
-)
+# The second passes through TensorFlow, the first need not.
+for _name, _steps in (
+    ("toy_files", []),
+    ("toy_files_tokenised", [seqio.preprocessors.tokenize]),
+):
+    seqio.TaskRegistry.add(
+        _name,
+        FilesSource(
+            toy_files,
+            toy_lines,
+            {"inputs": TEXT, "targets": TEXT},
+            ["train"],
+            about=lambda: {"release": "7"},
+        ),
+        output_features=FEATURES,
+        preprocessors=_steps,
+    )
 seqio.MixtureRegistry.add(
     "toy_mixture",
     [("toy_text", 3.0), ("toy_groups", seqio.mixing_rate_num_examples)],
