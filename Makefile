@@ -17,6 +17,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # these it keeps the memory, in large pages; other C libraries do not read them.
 KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456
 
+# Tests mostly wait for one core to compile; a process takes about 3 GiB.
+TEST_PROCESSES ?= 2
+
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-seeds test test-slow check format parity bench
 
@@ -32,7 +35,7 @@ quickstart-seeds: $(INSTALLED)  ## the same over 3 seeds, mean and deviation
 	$(KEEP_MEMORY) $(BIN)/python -m hypert5_jax.quickstart --gin_file=gin/quickstart_seeds.gin
 
 test: $(INSTALLED)  ## the laws and every other fast test
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q --durations=10 -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q --durations=10 -m slow
