@@ -17,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # these it keeps the memory, in large pages; other C libraries do not read them.
 KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456
 
-# Tests mostly wait for one core to compile; a process takes about 3 GiB.
+# Processes: most tests keep one core busy, compiling.
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
