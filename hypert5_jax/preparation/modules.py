@@ -38,7 +38,10 @@ def import_module(name: str) -> ModuleType:
         if file.exists():
             return _load(name, file)
     if name.endswith(".py") and Path(name).exists():
-        return _load(Path(name).stem, Path(name))
+        # Known by its place: a stem may be that of another module, and registering
+        # twice is an error.
+        file = Path(name).resolve()
+        return sys.modules.get(str(file)) or _load(str(file), file)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

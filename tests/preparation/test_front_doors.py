@@ -68,6 +68,10 @@ def test_a_file_of_ones_own_can_register_the_mixture(tmp_path, capsys):
     arguments.append(f"--output_dir={tmp_path}")
     assert cli.exit_code(prepare.main, arguments) == 0
     assert (tmp_path / "mine_text" / "train" / "manifest.json").exists()
+    # Asked again in one process, for preparing on first use and for another name.
+    arguments = ["--mixture=mine_groups", *arguments[1:], "-n", "1"]
+    assert cli.exit_code(show.main, arguments) == 0
+    assert (tmp_path / "mine_groups" / "train" / "manifest.json").exists()
 
 
 def test_where_seqio_is_not_installed_the_extra_is_named(tmp_path, capsys, monkeypatch):
