@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> int:
     mixture = open_data(run, run.data.split, run.data.mixture)
     tasks = chosen_tasks(run, mixture)
     units = units_of(run, tasks)
-    for line in mixture.cut_report(
-        run.data.row_format.lengths, run.data.row_format.shot_length
-    ):
+    row = run.data.row_format
+    cut = mixture.cut_report(row.lengths, row.shot_length)
+    for line in cut:
         print(line)
     if arguments.dry_run:
         print(config_text)
@@ -64,8 +64,6 @@ def main(argv: Sequence[str]) -> int:
         mixture.vocabulary.fingerprint,
         run.allow_random,
     )
-    marks = fingerprints(begin.params)
-    row = run.data.row_format
     answerer = Answerer(
         run.system,
         hold(run.system, begin.params, run.frozen_dtype),
@@ -79,7 +77,8 @@ def main(argv: Sequence[str]) -> int:
 
     # 3. the folder: what is done there was done with the same settings
     folder = ResultsFolder(run.output_dir)
-    folder.claim(settings(run, mixture, marks))
+    decides = settings(run, mixture, fingerprints(begin.params))
+    folder.claim(decides)
     write_whole(epath.Path(run.output_dir) / "config.gin", config_text)
 
     # 4. judging, unit by unit
@@ -92,12 +91,12 @@ def main(argv: Sequence[str]) -> int:
         "checkpoint": run.checkpoint_path,
         "origins": dict(begin.origins),
         "parameters": {group: trees.count(t) for group, t in begin.params.items()},
-        "settings": settings(run, mixture, marks),
+        "settings": decides,
         "seeds": list(run.seeds),
         "devices": mesh.size,
         "data": evaluation.digests(),
         "data_about": mixture.about,
-        "cut": mixture.cut_report(row.lengths, row.shot_length),
+        "cut": cut,
         "config": config_text,
     }
     place = folder.write_results(results)

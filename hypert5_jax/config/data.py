@@ -11,6 +11,7 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.data import stream
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.data.rows import RowFormat
+from hypert5_jax.hyper.variants import Variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class DataConfig:
     def stream_identity(self, mixture: PreparedMixture) -> dict[str, str | int]:
         """What the stream of batches depends on, beside seed and step."""
         return {
-            "prepared data": mixture.manifest["index"]["sha256"],
+            "prepared data": mixture.digest,
             "batch size": self.batch_size,
             "targets per context": self.row_format.targets_per_context,
             "too_few": self.row_format.too_few,
@@ -72,6 +73,20 @@ class DataConfig:
             )
 
         return jax.eval_shape(zeros)
+
+
+def check_context(variant: Variant, row: RowFormat) -> None:
+    """Refuses rows whose context goes elsewhere than the variant reads it.
+
+    Raises:
+      UserError: naming both.
+    """
+    if variant.context != row.context:
+        raise UserError(
+            f"the variant's context is {variant.context!r}, the rows' is "
+            f"{row.context!r}; set Variant.context and RowFormat.context alike (the "
+            "variants' gin files do, by the macro CONTEXT)"
+        )
 
 
 def batches_from(

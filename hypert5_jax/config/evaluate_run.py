@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from hypert5_jax.config.data import check_context
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.evaluation import protocols
@@ -109,20 +110,14 @@ class EvaluateRun:
         object.__setattr__(self, "contexts", tuple(self.contexts))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         protocols.find(self.protocol)
-        reads, given = self.system.variant.context, self.data.row_format.context
-        if reads != given:
-            raise UserError(
-                f"the variant's context is {reads!r}, the rows' is {given!r}; "
-                "set Variant.context and RowFormat.context alike (the variants' gin "
-                "files do, by the macro CONTEXT)"
-            )
+        check_context(self.system.variant, self.data.row_format)
         unknown = [kind for kind in self.contexts if kind not in CONTEXTS]
         if unknown or not self.contexts or len(set(self.contexts)) < len(self.contexts):
             raise UserError(
                 f"contexts is {', '.join(self.contexts) or 'empty'}; expected different "
                 f"ones of {', '.join(CONTEXTS)}"
             )
-        if reads == "none" and self.contexts != ("real",):
+        if self.system.variant.context == "none" and self.contexts != ("real",):
             raise UserError(
                 "the variant reads no context, so contexts has nothing to vary; leave "
                 "it at real"

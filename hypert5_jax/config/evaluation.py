@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from hypert5_jax.config.evaluate_run import CONTEXTS, EvaluateRun
-from hypert5_jax.config.evaluation_draws import Draws, digest
+from hypert5_jax.config.evaluation_draws import Draws
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.core.progress import ProgressLine, clock
 from hypert5_jax.data.contexts import EvaluationRows, evaluation_rows
@@ -127,7 +127,7 @@ class Evaluation:
 
     def digests(self) -> dict[str, str]:
         """{mixture/split: digest} of all prepared data that were read."""
-        return {f"{n}/{s}": digest(opened) for (n, s), opened in self._opened.items()}
+        return {f"{n}/{s}": opened.digest for (n, s), opened in self._opened.items()}
 
     def support(self, seed: int) -> PreparedMixture:
         """Where the shots of a draw come from.

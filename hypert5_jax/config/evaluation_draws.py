@@ -8,7 +8,6 @@ refused beside others.
 """
 
 import dataclasses
-import hashlib
 import json
 from typing import Any
 
@@ -19,14 +18,6 @@ from hypert5_jax.data.contexts import ContextDraw, draw_examples
 from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.evaluation.results import file_name, write_whole
-
-
-def digest(mixture: PreparedMixture) -> str:
-    """What identifies prepared data: sha256 over the checksums in its manifest."""
-    manifest = mixture.manifest
-    parts = [manifest["index"]["sha256"], mixture.vocabulary.fingerprint]
-    parts += [shard["sha256"] for shard in manifest["shards"]]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +67,8 @@ class Draws:
         wants = task.wants_shots and self.row.context != "none"
         return {
             "task": task.name,
-            "data": digest(self.mixture),
-            "support": f"{support.name}/{support.split} {digest(support)}",
+            "data": self.mixture.digest,
+            "support": f"{support.name}/{support.split} {support.digest}",
             "max_shots": self.row.max_shots if wants else 0,
             "limit": self.limit,
         }

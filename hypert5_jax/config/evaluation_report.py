@@ -9,7 +9,6 @@ from typing import Any
 import hypert5_jax
 from hypert5_jax.config.evaluate_run import EvaluateRun
 from hypert5_jax.config.evaluation import same_for_all_draws
-from hypert5_jax.config.evaluation_draws import digest
 from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.evaluation import averages, protocols
 from hypert5_jax.evaluation.averages import TaskScores
@@ -40,7 +39,7 @@ def settings(
         "data": {
             "mixture": mixture.name,
             "split": mixture.split,
-            "digest": digest(mixture),
+            "digest": mixture.digest,
             "support": "/".join(
                 (
                     run.data.support_mixture or mixture.name,

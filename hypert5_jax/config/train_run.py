@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from hypert5_jax.config.data import DataConfig
+from hypert5_jax.config.data import DataConfig, check_context
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System
 from hypert5_jax.parallel import feed, rules
@@ -42,18 +42,9 @@ class TrainRun:
     held_out_batches: int = 8
 
     def __post_init__(self) -> None:
-        reads, given = self.system.variant.context, self.data.row_format.context
-        if reads != given:
-            raise UserError(
-                f"the variant's context is {reads!r}, the rows' is {given!r}; "
-                "set Variant.context and RowFormat.context alike (the variants' gin "
-                "files do, by the macro CONTEXT)"
-            )
-        if self.held_out and self.held_out.row_format.context != reads:
-            raise UserError(
-                f"the held-out rows' context is {self.held_out.row_format.context!r}, "
-                f"the variant's is {reads!r}; set them alike"
-            )
+        check_context(self.system.variant, self.data.row_format)
+        if self.held_out is not None:
+            check_context(self.system.variant, self.held_out.row_format)
         if self.held_out_batches < 1:
             raise UserError(
                 f"held_out_batches is {self.held_out_batches}; expected 1 or more"

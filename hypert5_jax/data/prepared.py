@@ -6,6 +6,7 @@
                                vocabulary.model   to turn ids into text
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,6 +85,13 @@ class PreparedMixture:
     def metrics(self) -> dict[str, list[str]]:
         """Names of the metric functions of each seqio task."""
         return dict(self.manifest["metrics"])
+
+    @property
+    def digest(self) -> str:
+        """What identifies the data: sha256 over the checksums in the manifest."""
+        parts = [self.manifest["index"]["sha256"], self.vocabulary.fingerprint]
+        parts += [shard["sha256"] for shard in self.manifest["shards"]]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def about(self) -> dict[str, dict[str, str]]:

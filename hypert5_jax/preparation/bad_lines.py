@@ -19,6 +19,10 @@ def refuse(message: str) -> None:
     raise UserError(message)
 
 
+def unheard(message: str) -> None:
+    """Leaves out a bad line that is told of elsewhere, where each part reads all."""
+
+
 class BadLines:
     """Remembers the bad lines of one unit, up to a bound.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.vocabulary import Vocabulary, fingerprint
-from hypert5_jax.preparation.bad_lines import BadLines
+from hypert5_jax.preparation.bad_lines import Bad, unheard
 from hypert5_jax.preparation.features import FeatureReader
 from hypert5_jax.preparation.writer import Item
 
@@ -198,7 +198,7 @@ def read_items(
     shard: tuple[int, int],
     lengths: Mapping[str, int] | None = None,
     seed: int = 0,
-    bad_lines: BadLines | None = None,
+    bad_lines: Bad | None = None,
     cache_dir: str | None = None,
 ) -> Iterator[Item]:
     """Yields the items of one shard (number, of how many) of a task's split.
@@ -248,14 +248,7 @@ def _is_plain(task: Any) -> bool:
     )
 
 
-class _Unheard(BadLines):
-    """Lets every bad line pass, for a unit whose lines another one counts."""
-
-    def __call__(self, message: str) -> None:
-        pass
-
-
-def _listener(source: Any, bad_lines: BadLines | None) -> dict[str, Any]:
+def _listener(source: Any, bad_lines: Bad | None) -> dict[str, Any]:
     """The argument that hears of bad lines, for sources that tell of them."""
     tells = bad_lines is not None and getattr(source, "takes_bad_lines", False)
     return {"bad_lines": bad_lines} if tells else {}
@@ -267,7 +260,7 @@ def _dataset(
     shard: tuple[int, int],
     lengths: Mapping[str, int] | None,
     seed: int,
-    bad_lines: BadLines | None,
+    bad_lines: Bad | None,
     cache_dir: str | None,
 ) -> Any:
     """The task's examples in source order, whatever their types.
@@ -298,7 +291,7 @@ def _dataset(
         )
     else:
         # Each unit reads everything; the first one's bad lines are those that count.
-        told = _listener(source, bad_lines if shard[0] == 0 else _Unheard())
+        told = _listener(source, bad_lines if shard[0] == 0 else unheard)
         data = source.get_dataset(split, shuffle=False, seed=seed, **told)
         data = data.shard(shard[1], shard[0])
     if source is task.source:

@@ -10,11 +10,56 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from hypert5_jax.preparation.bad_lines import Bad
+from hypert5_jax.preparation.bad_lines import Bad, unheard
 from hypert5_jax.preparation.locations import vocabulary_model
 
 
-class FilesSource(seqio.DataSource):
+class PythonSource(seqio.DataSource):
+    """A source read in Python; a subclass says its examples and their signature."""
+
+    def signature(self, split: str) -> Mapping[str, tf.TensorSpec]:
+        """The TensorSpec of each feature; raises what missing data has to tell."""
+        raise NotImplementedError
+
+    def python_examples(
+        self,
+        split: str,
+        shard: tuple[int, int] = (0, 1),
+        bad_lines: Bad | None = None,
+    ) -> Iterator[Mapping[str, Any]]:
+        """The examples of every n-th file, or of every n-th row if files are too few.
+
+        Args:
+          split: one of the source's.
+          shard: (i, n), i from 0.
+          bad_lines: told of each line that cannot be read and is left out; without it
+            such a line is refused.
+        """
+        raise NotImplementedError
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        bad_lines: Bad | None = None,
+        **unused: Any,
+    ) -> tf.data.Dataset:
+        """`python_examples` of the split, or of a part of it, as a data set."""
+        shard = (0, 1)
+        if shard_info is not None:
+            shard = (shard_info.index, shard_info.num_shards)
+        # Asked for now: in the data set's own thread an error is only text.
+        signature = dict(self.signature(split))
+        data = tf.data.Dataset.from_generator(
+            lambda: self.python_examples(split, shard, bad_lines),
+            output_signature=signature,
+        )
+        return data.shuffle(1000, seed=seed) if shuffle else data
+
+
+class FilesSource(PythonSource):
     """Examples read from files by Python, one shard per file.
 
     Args:
@@ -59,27 +104,10 @@ class FilesSource(seqio.DataSource):
         """The files of the split."""
         return [str(path) for path in self._files(split)]
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        bad_lines: Bad | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
-        """The examples of the split, or of every n-th file of it.
-
-        `bad_lines`, if given, is told of each line that cannot be read and is left out.
-        """
-        files = list(self._files(split))
-        if shard_info is not None:
-            files = files[shard_info.index :: shard_info.num_shards]
-        data = tf.data.Dataset.from_generator(
-            lambda: self._rows(split, files, bad_lines),
-            output_signature=self._signature,
-        )
-        return data.shuffle(1000, seed=seed) if shuffle else data
+    def signature(self, split: str) -> Mapping[str, tf.TensorSpec]:
+        """The same for every split."""
+        self._files(split)
+        return self._signature
 
     def python_examples(
         self,
@@ -87,18 +115,11 @@ class FilesSource(seqio.DataSource):
         shard: tuple[int, int] = (0, 1),
         bad_lines: Bad | None = None,
     ) -> Iterator[Mapping[str, Any]]:
-        """The examples of every n-th file, or of every n-th row if files are too few.
-
-        Args:
-          split: one of the source's.
-          shard: (i, n), i from 0.
-          bad_lines: as in get_dataset; where each shard reads all of the files, only
-            the first tells.
-        """
+        """As PythonSource; where each shard reads all files, only the first tells."""
         files, (index, count) = list(self._files(split)), shard
         if 1 < count <= len(files):
             files, (index, count) = files[index::count], (0, 1)
-        told = bad_lines if index == 0 or bad_lines is None else _unheard
+        told = bad_lines if index == 0 or bad_lines is None else unheard
         yield from islice(self._rows(split, files, told), index, None, count)
 
     def _rows(
@@ -109,10 +130,6 @@ class FilesSource(seqio.DataSource):
             read = partial(read, bad=bad_lines)
         for path in files:
             yield from read(split, path)
-
-
-def _unheard(message: str) -> None:
-    """Leaves out a bad line that another shard tells of."""
 
 
 def output_features(

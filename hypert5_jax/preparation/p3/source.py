@@ -13,10 +13,10 @@ from hypert5_jax.preparation.p3.catalogue import Prompt
 from hypert5_jax.preparation.p3.examples import Reading, read_examples
 from hypert5_jax.preparation.p3.files import WHOLE
 from hypert5_jax.preparation.p3.layouts import Found, Layout
-from hypert5_jax.preparation.sources import TEXT, TEXTS
+from hypert5_jax.preparation.sources import TEXT, TEXTS, PythonSource
 
 
-class PromptSource(seqio.DataSource):
+class PromptSource(PythonSource):
     """The examples of one prompt, from whichever layout its data lie in.
 
     Args:
@@ -88,32 +88,12 @@ class PromptSource(seqio.DataSource):
             return None  # one unit, whatever its size
         return found.most_rows(self.prompt.rows(split))
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        bad_lines: Bad | None = None,
-        **unused: Any,
-    ) -> tf.data.Dataset:
-        """The examples of the split, or of a part of its files or rows.
-
-        `bad_lines`, if given, is told of each line that cannot be read and is left out.
-        """
-        shard = (0, 1)
-        if shard_info is not None:
-            shard = (shard_info.index, shard_info.num_shards)
-        self._found(split)  # tells now, not in the data set's own thread
-        kinds = {name: TEXT for name in ("inputs", "targets", "task", "group")}
-        kinds["skipped"] = TEXT
-        if self.prompt.held_out:
-            kinds["options"] = TEXTS
-        data = tf.data.Dataset.from_generator(
-            lambda: self.python_examples(split, shard, bad_lines),
-            output_signature=kinds,
-        )
-        return data.shuffle(1000, seed=seed) if shuffle else data
+    def signature(self, split: str) -> Mapping[str, tf.TensorSpec]:
+        """The features of an example; refuses a split without data."""
+        self._found(split)
+        names = ("inputs", "targets", "task", "group", "skipped")
+        kinds = dict.fromkeys(names, TEXT)
+        return kinds | ({"options": TEXTS} if self.prompt.held_out else {})
 
     def python_examples(
         self,
@@ -121,13 +101,7 @@ class PromptSource(seqio.DataSource):
         shard: tuple[int, int] = WHOLE,
         bad_lines: Bad | None = None,
     ) -> Iterator[Mapping[str, Any]]:
-        """The examples of every n-th file, or of every n-th row if files are too few.
-
-        Args:
-          split: of the prompt.
-          shard: (i, n), i from 0.
-          bad_lines: told of lines that cannot be read; they are refused by default.
-        """
+        """As PythonSource, the prompt's."""
         found = self._found(split)
         files, part = found.files, shard
         if 1 < shard[1] <= len(self.list_shards(split)):
