@@ -17,28 +17,9 @@ from hypert5_jax.config import cli, evaluation
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from tests.config.tiny_run import SIZES, TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = """
-T5Config.vocab_size = 48
-T5Config.emb_dim = 16
-T5Config.num_heads = 2
-T5Config.head_dim = 8
-T5Config.mlp_dim = 16
-T5Config.num_encoder_layers = 1
-T5Config.num_decoder_layers = 1
-T5Config.dtype = "float32"
-T5Config.remat = "none"
-PrefixSpec.length = 2
-TASK_FEATURE_LENGTHS = {"hyper_inputs": 24, "inputs": 6, "targets": 4}
-RowFormat.max_shots = 2
-BATCH_SIZE = 8
-"""
-TRAIN = """
-TRAIN_STEPS = 2
-DROPOUT_RATE = 0.0
-TrainConfig.frozen_dtype = "float32"
-"""
 GROUPS = ("anli_r1", "anli_r2", "anli_r3", "hellaswag", "cb", "copa", "rte", "wic")
 GROUPS = (*GROUPS, "wsc", "winogrande")
 

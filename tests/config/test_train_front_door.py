@@ -20,25 +20,7 @@ from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
 from hypert5_jax.t5.stacking import stack_layers
 from hypert5_jax.training.initial import InitialConfig, initial_params
-
-SIZES = """
-T5Config.vocab_size = 48
-T5Config.emb_dim = 16
-T5Config.num_heads = 2
-T5Config.head_dim = 8
-T5Config.mlp_dim = 16
-T5Config.num_encoder_layers = 1
-T5Config.num_decoder_layers = 1
-T5Config.dtype = "float32"
-T5Config.remat = "none"
-PrefixSpec.length = 2
-TASK_FEATURE_LENGTHS = {"hyper_inputs": 24, "inputs": 6, "targets": 4}
-BATCH_SIZE = 8
-TRAIN_STEPS = 2
-DROPOUT_RATE = 0.0
-RowFormat.max_shots = 2
-TrainConfig.frozen_dtype = "float32"
-"""
+from tests.config.tiny_run import SIZES, TRAIN
 
 
 def prepare(home, fingerprint="x", size=40):
@@ -63,7 +45,7 @@ def home(tmp_path_factory):
     """Prepared data and a base T5, trained for two steps from chance."""
     home = tmp_path_factory.mktemp("front_door")
     prepare(home / "prepared")
-    (home / "sizes.gin").write_text(SIZES)
+    (home / "sizes.gin").write_text(SIZES + TRAIN)
     assert run(home, "t5_mtf", "base", None, "InitialConfig.allow_random=True") == 0
     return home
 
