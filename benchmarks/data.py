@@ -29,7 +29,8 @@ from hypert5_jax.data.records import Example
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.data.stream import batches
 from hypert5_jax.data.vocabulary import Vocabulary
-from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.preparation.manifest import Source, write_manifest
+from hypert5_jax.preparation.writer import Item, write_unit
 
 # The sizes of issue and paper: T5's vocabulary, 16 shots, 1024/384/128 tokens.
 VOCABULARY = Vocabulary("opaque", size=32_100, extra_ids=100, fingerprint="invented")

@@ -1,4 +1,4 @@
-"""Preparing a mixture: unit by unit, in parallel, resumable; see writer.py."""
+"""Preparing a mixture: unit by unit, in parallel, resumable; see writer.py, manifest.py."""
 
 import fcntl
 import hashlib
@@ -19,7 +19,7 @@ from typing import Any
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import MANIFEST_FILE
 from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
-from hypert5_jax.preparation import seqio_tasks, writer
+from hypert5_jax.preparation import manifest, seqio_tasks, writer
 from hypert5_jax.preparation.bad_lines import BadLines
 from hypert5_jax.preparation.modules import find_provider
 from hypert5_jax.preparation.progress import Progress
@@ -28,21 +28,28 @@ _REPORT_EVERY = 1000  # examples
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """One piece of work, in words another process understands."""
+class _Work:
+    """What all units of a preparation share, in words another process understands."""
 
     mixture: str
     split: str
     modules: tuple[str, ...]
-    task: str
-    shard: tuple[int, int]
     directory: Path
     vocabulary: Vocabulary
     lengths: Mapping[str, int] | None
     seed: int
     skip_bad_lines: int
     settings: str
-    cache_dir: str | None = None
+    cache_dir: str | None
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One piece of the work: a shard of a seqio task."""
+
+    work: _Work
+    task: str
+    shard: tuple[int, int]
 
     @property
     def name(self) -> str:
@@ -99,13 +106,12 @@ def prepare_mixture(
     with _only_one(directory):
         if (directory / MANIFEST_FILE).exists():
             _check_existing(directory, vocabulary)
-            writer.remove_unit_files(directory)
+            manifest.remove_unit_files(directory)
             return home
         for left_over in directory.glob(".*.tmp"):
             left_over.unlink()
         if model is not None:
             writer.replace_file(directory / MODEL_FILE, model)
-        readable = seqio_tasks.with_model(vocabulary, directory)
         chosen: dict[str, Any] = {
             "lengths": dict(lengths) if lengths else None,
             "seed": seed,
@@ -114,29 +120,27 @@ def prepare_mixture(
         if cache_dir is not None:
             chosen["cache_dir"] = cache_dir
         settings = json.dumps([vocabulary.to_json(), chosen], sort_keys=True)
-        digest = hashlib.sha256(settings.encode()).hexdigest()
+        work = _Work(
+            mixture=name,
+            split=split,
+            modules=tuple(modules),
+            directory=directory,
+            vocabulary=seqio_tasks.with_model(vocabulary, directory),
+            lengths=lengths,
+            seed=seed,
+            skip_bad_lines=skip_bad_lines,
+            settings=hashlib.sha256(settings.encode()).hexdigest(),
+            cache_dir=cache_dir,
+        )
         units = [
-            _Unit(
-                mixture=name,
-                split=split,
-                modules=tuple(modules),
-                task=task_name,
-                shard=(number, count),
-                directory=directory,
-                vocabulary=readable,
-                lengths=lengths,
-                seed=seed,
-                skip_bad_lines=skip_bad_lines,
-                settings=digest,
-                cache_dir=cache_dir,
-            )
+            _Unit(work, task_name, (number, count))
             for task_name, task in tasks.items()
             for count in [seqio_tasks.unit_count(task, split, cache_dir)]
             for number in range(count)
         ]
         _run(units, tasks, num_workers)
         sources = [
-            writer.Source(
+            manifest.Source(
                 name=task_name,
                 rate=rate,
                 metrics=seqio_tasks.metric_names(task),
@@ -145,7 +149,7 @@ def prepare_mixture(
             )
             for task_name, (task, rate) in rated.items()
         ]
-        writer.write_manifest(
+        manifest.write_manifest(
             directory,
             name,
             split,
@@ -181,9 +185,9 @@ def _run(units: Sequence[_Unit], tasks: Mapping[str, Any], num_workers: int) -> 
     open_units = [
         unit
         for unit in units
-        if not writer.unit_is_done(unit.directory, unit.name, unit.settings)
+        if not writer.unit_is_done(unit.work.directory, unit.name, unit.work.settings)
     ]
-    name = f"{units[0].mixture}/{units[0].split}"
+    name = f"{units[0].work.mixture}/{units[0].work.split}"
     progress = Progress(name, len(units), len(units) - len(open_units))
     if num_workers <= 1 or len(open_units) <= 1:
         for unit in open_units:
@@ -227,9 +231,9 @@ def _follow_parent() -> None:
 
 
 def _write_in_process(unit: _Unit) -> int:
-    provider = find_provider(unit.mixture, unit.modules)
+    provider = find_provider(unit.work.mixture, unit.work.modules)
     seqio_tasks.start_tensorflow()
-    task, _ = seqio_tasks.tasks_of(provider, unit.split)[unit.task]
+    task, _ = seqio_tasks.tasks_of(provider, unit.work.split)[unit.task]
     return _write(unit, task, None)
 
 
@@ -244,23 +248,24 @@ def _write(unit: _Unit, task: Any, progress: Progress | None) -> int:
             if progress is not None and count % _REPORT_EVERY == 0:
                 progress.add(_REPORT_EVERY)
 
-    bad_lines = BadLines(unit.skip_bad_lines)
+    work = unit.work
+    bad_lines = BadLines(work.skip_bad_lines)
     items = seqio_tasks.read_items(
         task,
-        unit.split,
-        unit.vocabulary,
+        work.split,
+        work.vocabulary,
         unit.shard,
-        unit.lengths,
-        unit.seed,
+        work.lengths,
+        work.seed,
         bad_lines,
-        unit.cache_dir,
+        work.cache_dir,
     )
     writer.write_unit(
-        unit.directory,
+        work.directory,
         unit.name,
         counted(items),
         unit.task,
-        unit.settings,
+        work.settings,
         bad_lines.messages,
     )
     if progress is not None:

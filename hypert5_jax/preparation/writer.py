@@ -1,9 +1,10 @@
-"""Writes prepared files; knows examples and folders, nothing of seqio.
+"""Writes prepared units; knows examples and folders, nothing of seqio.
 
-A mixture is written in units (a task, or a shard of a large one). A unit is finished
-when its .json is there, the mixture when manifest.json is; each file is written under
-another name and renamed, so a killed run leaves whole units to go on from, and the
-finished folder is byte-identical however often it was interrupted.
+A mixture is written in units (a task, or a shard of a large one), which manifest.py
+joins. A unit is finished when its .json is there, the mixture when manifest.json is;
+each file is written under another name and renamed, so a killed run leaves whole units
+to go on from, and the finished folder is byte-identical however often it was
+interrupted.
 """
 
 import hashlib
@@ -11,9 +12,8 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,12 @@ import numpy as np
 from array_record.python import array_record_module
 
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PreparedTask
-from hypert5_jax.data.records import INDEX_FILE, INDEX_ROW, SHOTS_SLOT, Example
-from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
+from hypert5_jax.data.records import INDEX_ROW, SHOTS_SLOT, Example
 from hypert5_jax.preparation.bad_lines import REASON as BAD_LINE
-from hypert5_jax.preparation.bad_lines import check_bound
 
 _UNIT_ROW = np.dtype([*INDEX_ROW.descr, ("task", "<i4")])
 # Its int32 columns, in the order in which a unit's examples are counted.
 _COUNTED = ("inputs", "targets", "shot_targets", "context", "task")
-_SHOWN_BAD_LINES = 20
-_NO_CONTEXT, _CONSTANT, _PER_EXAMPLE = "none", "constant", "per_example"
 
 
 @dataclass(frozen=True)
@@ -53,20 +48,6 @@ class Item:
     group: str = ""
 
 
-@dataclass(frozen=True)
-class Source:
-    """What the manifest says of one seqio task, and the units it was written in.
-
-    `about` is what its data source says of itself, such as the release.
-    """
-
-    name: str
-    rate: float
-    metrics: tuple[str, ...]
-    units: tuple[str, ...]
-    about: Mapping[str, str] = field(default_factory=dict)
-
-
 class _TaskSummary:
     """What is known of a logical task while its examples pass by."""
 
@@ -83,7 +64,7 @@ class _TaskSummary:
         context = item.example.context
         for column, mine in (("label_pool", self.pool), ("group", self.group)):
             if getattr(item, column) != mine:
-                raise UserError(_differs(name, column))
+                raise UserError(differs(name, column))
         if (context is None) != self.without_context:
             raise UserError(
                 f"task {name!r}: some examples have a `context` and some have none; "
@@ -105,7 +86,8 @@ class _TaskSummary:
         }
 
 
-def _differs(task: str, column: str) -> str:
+def differs(task: str, column: str) -> str:
+    """What is said of a task whose examples disagree in a column."""
     return (
         f"task {task!r}: {column} differs between its examples; it must be the same "
         "for the whole task"
@@ -124,7 +106,8 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _json(fields: Any) -> bytes:
+def json_bytes(fields: Any) -> bytes:
+    """The same bytes for the same fields."""
     return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
 
 
@@ -205,7 +188,7 @@ def write_unit(
         "skipped": dict(skipped),
         "bad_lines": list(bad_lines),
     }
-    replace_file(directory / f"{unit}.json", _json(summary))
+    replace_file(directory / f"{unit}.json", json_bytes(summary))
 
 
 def unit_is_done(directory: Path, unit: str, settings: str) -> bool:
@@ -222,179 +205,3 @@ def unit_is_done(directory: Path, unit: str, settings: str) -> bool:
         and file.exists()
         and file.stat().st_size == shard["bytes"]
     )
-
-
-def write_manifest(
-    directory: Path,
-    mixture: str,
-    split: str,
-    sources: Sequence[Source],
-    vocabulary: Vocabulary,
-    vocabulary_model: bytes | None = None,
-    settings: Mapping[str, Any] | None = None,
-    most_bad_lines: int = 0,
-) -> None:
-    """Joins finished units: index.npy, the vocabulary and, last, the manifest.
-
-    Raises:
-      UserError: no examples at all, tasks whose units disagree, or more bad lines than
-        `most_bad_lines` over all units.
-    """
-    units = [
-        (source, unit, json.loads((directory / f"{unit}.json").read_text()))
-        for source in sources
-        for unit in source.units
-    ]
-    check_bound(_bad_lines(units), most_bad_lines)
-    tasks = _merge_tasks(units)
-    if not tasks:
-        raise UserError(
-            f"split {split!r} of {mixture!r} has no examples; check the split's name "
-            "and that the task's preprocessors keep something"
-        )
-    tasks = _write_index(directory, units, tasks)
-    if vocabulary_model is not None:
-        replace_file(directory / MODEL_FILE, vocabulary_model)
-    index = directory / INDEX_FILE
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "mixture": mixture,
-        "split": split,
-        "examples": sum(task.count for task in tasks.values()),
-        "vocabulary": vocabulary.to_json(),
-        "rates": {source.name: source.rate for source in sources},
-        "metrics": {source.name: list(source.metrics) for source in sources},
-        "about": {source.name: dict(source.about) for source in sources},
-        "settings": dict(settings or {}),
-        "versions": _versions(),
-        "tasks": [asdict(task) for task in tasks.values()],
-        "tokens": _token_report(index),
-        "skipped": _skipped(units),
-        "bad_lines": _bad_lines(units)[:_SHOWN_BAD_LINES],
-        "shards": [summary["shard"] for _, _, summary in units],
-        "index": {
-            "file": INDEX_FILE,
-            "bytes": index.stat().st_size,
-            "sha256": sha256_of(index),
-        },
-    }
-    replace_file(directory / MANIFEST_FILE, _json(manifest))
-    remove_unit_files(directory)
-
-
-def remove_unit_files(directory: Path) -> None:
-    """Removes what only a preparation in progress needs."""
-    for pattern in ("*-of-*.json", "*.index.npy"):
-        for path in directory.glob(pattern):
-            path.unlink()
-
-
-_Units = list[tuple[Source, str, dict[str, Any]]]
-_TaskKey = tuple[str, str]
-
-
-def _merge_tasks(units: _Units) -> dict[_TaskKey, PreparedTask]:
-    """Logical tasks by (seqio task, name), in order, with their places in the index."""
-    merged: dict[_TaskKey, dict[str, Any]] = {}
-    for source, _, summary in units:
-        for name in summary["order"]:
-            new = summary["tasks"][name]
-            old = merged.setdefault((source.name, name), new | {"count": 0})
-            for column in ("label_pool", "group"):
-                if old[column] != new[column]:
-                    raise UserError(_differs(name, column))
-            old["count"] += new["count"]
-            old["contexts"] = sorted({*old["contexts"], *new["contexts"]})
-            old["wants_shots"] |= new["wants_shots"]
-    rates = {source.name: source.rate for source, _, _ in units}
-    names = [name for _, name in merged]
-    none = hashlib.sha256(b"none").hexdigest()
-    first, tasks = 0, {}
-    for (seqio_task, name), fields in merged.items():
-        context = _CONSTANT if len(fields["contexts"]) == 1 else _PER_EXAMPLE
-        if fields["contexts"] == [none]:
-            context = _NO_CONTEXT
-        unique = name if names.count(name) == 1 else f"{seqio_task}:{name}"
-        tasks[seqio_task, name] = PreparedTask(
-            name=unique,
-            seqio_task=seqio_task,
-            first=first,
-            count=fields["count"],
-            distinct=0,
-            rate=rates[seqio_task],
-            context=context,
-            wants_shots=fields["wants_shots"],
-            label_pool=tuple(map(tuple, fields["label_pool"])),
-            group=fields["group"],
-        )
-        first += fields["count"]
-    return tasks
-
-
-def _write_index(
-    directory: Path, units: _Units, tasks: dict[_TaskKey, PreparedTask]
-) -> dict[_TaskKey, PreparedTask]:
-    """Writes index.npy, task by task; returns the tasks with `distinct` filled in."""
-    path = directory / INDEX_FILE
-    total = sum(task.count for task in tasks.values())
-    index = np.lib.format.open_memmap(
-        temporary_name(path), mode="w+", dtype=INDEX_ROW, shape=(total,)
-    )
-    filled = {key: task.first for key, task in tasks.items()}
-    start = 0
-    for source, unit, summary in units:
-        rows = np.load(directory / f"{unit}.index.npy")
-        order = np.argsort(rows["task"], kind="stable")
-        ends = np.cumsum(np.bincount(rows["task"], minlength=len(summary["order"])))
-        for name, mine in zip(summary["order"], np.split(order, ends[:-1])):
-            key = (source.name, name)
-            place = slice(filled[key], filled[key] + len(mine))
-            for column in INDEX_ROW.names or ():
-                index[column][place] = rows[column][mine]
-            index["record"][place] += start
-            filled[key] += len(mine)
-        start += len(rows)
-    index.flush()
-    counted = {}
-    for key, task in tasks.items():
-        keys = index["key"][task.first : task.first + task.count]
-        counted[key] = PreparedTask(
-            **(asdict(task) | {"distinct": len(np.unique(keys))})
-        )
-    del index
-    os.replace(temporary_name(path), path)
-    return counted
-
-
-def _token_report(index: Path) -> dict[str, dict[str, float]]:
-    """Mean and greatest number of tokens of each feature."""
-    rows = np.load(index, mmap_mode="r")
-    return {
-        name: {
-            "mean": round(float(rows[name].mean()), 2),
-            "max": int(rows[name].max()),
-        }
-        for name in ("inputs", "targets", "context")
-    }
-
-
-def _skipped(units: _Units) -> dict[str, dict[str, int]]:
-    """How many examples each seqio task left out, by reason."""
-    found: dict[str, Counter[str]] = {}
-    for source, _, summary in units:
-        found.setdefault(source.name, Counter()).update(summary["skipped"])
-    return {name: dict(counts) for name, counts in found.items() if counts}
-
-
-def _bad_lines(units: _Units) -> list[str]:
-    return [line for _, _, summary in units for line in summary["bad_lines"]]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("hypert5_jax", "seqio", "sentencepiece", "array_record"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

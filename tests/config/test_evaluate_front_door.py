@@ -16,7 +16,8 @@ from hypert5_jax import evaluate, train
 from hypert5_jax.config import cli, evaluation
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.vocabulary import Vocabulary
-from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.preparation.manifest import Source, write_manifest
+from hypert5_jax.preparation.writer import Item, write_unit
 from tests.config.tiny_run import SIZES, TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,8 @@ from hypert5_jax.data.prepared import open_mixture
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.stream import batches
 from hypert5_jax.data.vocabulary import Vocabulary
-from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.preparation.manifest import Source, write_manifest
+from hypert5_jax.preparation.writer import Item, write_unit
 from hypert5_jax.t5.stacking import stack_layers
 from hypert5_jax.training.initial import InitialConfig, initial_params
 from tests.config.tiny_run import SIZES, TRAIN

@@ -6,7 +6,8 @@ from pathlib import Path
 from hypert5_jax.data.prepared import PreparedMixture, open_mixture
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.vocabulary import Vocabulary
-from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.preparation.manifest import Source, write_manifest
+from hypert5_jax.preparation.writer import Item, write_unit
 
 VOCABULARY = Vocabulary(kind="opaque", size=20_000, extra_ids=10, fingerprint="toy")
 EOS = VOCABULARY.eos_id
