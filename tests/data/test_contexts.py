@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.data.contexts import KINDS, changed_about, evaluation_rows
+from hypert5_jax.data.contexts import KINDS, evaluation_rows
 from hypert5_jax.data.records import SHOTS_SLOT, Example
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.data.sampling import hash_of
+from hypert5_jax.data.task_draw import changed_about
 from hypert5_jax.preparation.writer import Item
 from tests.data.toy_mixture import EOS, X, Y, numbered, plain, shots_of, write_mixture
 
