@@ -1,13 +1,7 @@
 """python -m hypert5_jax.evaluate: what it writes, resumes, refuses and repeats."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +13,8 @@ from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.preparation.manifest import Source, write_manifest
 from hypert5_jax.preparation.writer import Item, write_unit
 from tests.config.tiny_run import SIZES, TRAIN
+from tests.killed import kill_when
 
-ROOT = Path(__file__).resolve().parents[2]
 GROUPS = ("anli_r1", "anli_r2", "anli_r3", "hellaswag", "cb", "copa", "rte", "wic")
 GROUPS = (*GROUPS, "wsc", "winogrande")
 
@@ -253,25 +247,11 @@ def test_a_killed_evaluation_continues_and_ends_as_if_it_had_not_been(home, tmp_
     whole = tmp_path / "whole"
     assert run(home, whole, *more) == 0
     out = tmp_path / "killed"
-    command = [
-        sys.executable,
-        "-m",
+    kill_when(
+        lambda: any(out.glob("tasks/*/*.json")),
         "hypert5_jax.evaluate",
-        *arguments(home, out, *more),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ,
+        arguments(home, out, *more),
     )
-    deadline = time.monotonic() + 120
-    while not list(out.glob("tasks/*/*.json")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     assert 0 < len(list(out.glob("tasks/*/*.json"))) < 60
     assert not (out / "results.json").exists()
     assert run(home, out, *more) == 0

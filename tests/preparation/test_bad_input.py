@@ -2,11 +2,6 @@
 
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +11,11 @@ from hypert5_jax.config import cli
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import open_mixture
 from hypert5_jax.preparation.json_files import read_json, read_json_lines
+from tests.killed import contents, kill_when
 
 pytest.importorskip("seqio", reason="seqio, of the extra `data`, is not installed")
 
 MODULE = "tests.preparation.toy_tasks"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_damaged_files_are_told_with_file_and_line(tmp_path):
@@ -165,21 +160,13 @@ def test_c4_killed_goes_on_and_ends_as_one_that_was_not_with_any_workers(
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     arguments = ["--mixture=toy_c4", "--module=tests.preparation.toy_c4"]
     arguments.append("--skip_bad_lines=1")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hypert5_jax.prepare", *arguments]
-        + [f"--output_dir={killed}"],
-        cwd=ROOT,
-        env={**os.environ, "TOY_C4_DELAY": "0.02"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     folder = killed / "toy_c4" / "train"
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*-of-*.json"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(
+        lambda: len(list(folder.glob("*-of-*.json"))) >= 2,
+        "hypert5_jax.prepare",
+        [*arguments, f"--output_dir={killed}"],
+        {"TOY_C4_DELAY": "0.02"},
+    )
     assert not (folder / "manifest.json").exists()
     whole = [p.with_suffix(".arrayrecord") for p in folder.glob("*-of-*.json")]
     times = [p.stat().st_mtime_ns for p in whole]
@@ -201,8 +188,3 @@ def test_c4_killed_goes_on_and_ends_as_one_that_was_not_with_any_workers(
         "bad line": 1,
     }
     assert [shard["records"] for shard in mixture.manifest["shards"]] == [windows] * 6
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,10 +1,5 @@
 """Preparing seqio tasks, seqio and TensorFlow really imported (once for all tests)."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +9,9 @@ from hypert5_jax.data.prepared import PreparedMixture, open_mixture
 from hypert5_jax.data.records import SHOTS_SLOT
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.data.stream import batches
+from tests.killed import contents, kill_when
 
 MODULE = "tests.preparation.toy_tasks"
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     *("toy_mixture", "toy_tokenised", "toy_context", "toy_ids", "toy_labels"),
     "toy_references",
@@ -188,21 +183,13 @@ def test_a_killed_preparation_goes_on_and_ends_byte_identical(
     write_files(tmp_path / "files", 6)
     monkeypatch.setenv("TOY_TASKS_FOLDER", str(tmp_path / "files"))
     arguments = ["--mixture=toy_files", f"--module={MODULE}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hypert5_jax.prepare", *arguments]
-        + [f"--output_dir={tmp_path / 'killed'}"],
-        cwd=ROOT,
-        env={**os.environ, "TOY_TASKS_DELAY": "0.02"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
     folder = tmp_path / "killed" / "toy_files" / "train"
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*-of-*.json"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(
+        lambda: len(list(folder.glob("*-of-*.json"))) >= 2,
+        "hypert5_jax.prepare",
+        [*arguments, f"--output_dir={tmp_path / 'killed'}"],
+        {"TOY_TASKS_DELAY": "0.02"},
+    )
     finished = {p: p.stat().st_mtime_ns for p in folder.glob("*-of-*.arrayrecord")}
     assert not (folder / "manifest.json").exists()
 
@@ -223,8 +210,3 @@ def write_files(folder: Path, count: int) -> None:
             for i in range(30)
         ]
         (folder / f"{number}.jsonl").write_text("".join(lines))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
