@@ -291,6 +291,13 @@ def newest(path: str | epath.Path) -> epath.Path:
     return place
 
 
+def whole(step_directory: epath.Path) -> Saved | None:
+    """What a step's manifest says, if its files have the sizes it lists; else None."""
+    if manifest.damage(step_directory, checksums=False) is not None:
+        return None
+    return _saved(step_directory)
+
+
 def about(step_directory: epath.Path) -> Mapping[str, Any]:
     """What the run said about itself in the manifest of a whole step."""
     saved = _saved(step_directory)

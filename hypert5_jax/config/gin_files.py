@@ -10,11 +10,12 @@ before anything is built.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -103,16 +104,42 @@ def build(target: type, arguments: GinArguments) -> tuple[Any, str]:
       UserError: a file is missing or malformed, a name unknown, a macro unused or
         unset, or what is built refuses its values.
     """
+    with _parsed(arguments):
+        _check_macros()
+        instance = _instantiate(target)
+        field_types.check(instance)
+        return instance, gin.operative_config_str()
+
+
+def binds(arguments: GinArguments, name: str) -> bool:
+    """Whether files or overrides set something to more than None.
+
+    Args:
+      arguments: files and overrides.
+      name: "TrainRun.evaluation", or "TrainSweep" for any of its settings.
+
+    Raises:
+      UserError: a file is missing or malformed.
+    """
+    cls, _, setting = name.partition(".")
+    with _parsed(arguments):
+        return any(
+            values.get(setting) is not None if setting else values
+            for (_, selector), values in gin_config._CONFIG.items()
+            if selector.split(".")[-1] == cls
+        )
+
+
+@contextlib.contextmanager
+def _parsed(arguments: GinArguments) -> Iterator[None]:
+    """gin's global state holds the files and overrides while this lasts."""
     registry.register()
     gin.clear_config()
     prefixes = list(gin_config._LOCATION_PREFIXES)
     try:
         gin_config._LOCATION_PREFIXES.extend([*arguments.search_paths, _CHECKOUT])
         _parse(arguments)
-        _check_macros()
-        instance = _instantiate(target)
-        field_types.check(instance)
-        return instance, gin.operative_config_str()
+        yield
     finally:
         gin_config._LOCATION_PREFIXES[:] = prefixes
         gin.clear_config()

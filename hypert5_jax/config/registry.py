@@ -9,6 +9,7 @@ import gin
 from hypert5_jax.checkpoints.store import CheckpointConfig
 from hypert5_jax.config.data import DataConfig
 from hypert5_jax.config.evaluate_run import EvaluateRun, EvaluationData
+from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.hyper.system import System
@@ -36,6 +37,7 @@ CONFIGURABLES: Mapping[str, type] = {
         MeshConfig,
         OptimiserConfig,
         PrefixSpec,
+        Recipe,
         RowFormat,
         ScheduleConfig,
         System,
