@@ -12,7 +12,9 @@ from hypert5_jax.config import cli, gin_files
 from hypert5_jax.config.evaluate_run import EvaluateRun
 from hypert5_jax.config.evaluation_data import open_evaluation
 from hypert5_jax.config.judging import judge
+from hypert5_jax.config.sweep_cells import is_sweep
 from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.core.errors import UserError
 
 _LISTS = re.compile(r"--(contexts|seeds)=(.*)")
 
@@ -41,7 +43,13 @@ def main(argv: Sequence[str]) -> int:
 
 def _configured(arguments: gin_files.GinArguments) -> tuple[EvaluateRun, str]:
     """The evaluation the gin files describe, be it that of a training run."""
-    if not gin_files.binds(arguments, "TrainRun.evaluation"):
+    if is_sweep(arguments):
+        raise UserError(
+            "these gin files describe a sweep, which python -m hypert5_jax.train trains "
+            "and judges cell by cell; to judge one cell again, give the config.gin in "
+            "its folder"
+        )
+    if gin_files.settings(arguments).get("TrainRun.evaluation") is None:
         return gin_files.build(EvaluateRun, arguments)
     run, config_text = gin_files.build(TrainRun, arguments)
     assert run.evaluation is not None

@@ -1,21 +1,34 @@
 """python -m hypert5_jax.train --gin_file=… : every training stage, by configuration.
 
 Started again with the same MODEL_DIR, a run continues from its newest whole checkpoint;
-one that is done is passed over. SIGTERM saves at the next step and ends with code 0.
+one that is done is passed over. A gin file that binds a TrainSweep is a list of runs,
+done one after another. SIGTERM saves at the next step and ends with code 0.
 """
 
 from collections.abc import Sequence
 
 from hypert5_jax.config import cli, gin_files
+from hypert5_jax.config.sweep_cells import (
+    build_sweep,
+    check_cells,
+    is_sweep,
+    require_starts,
+    run_cells,
+)
 from hypert5_jax.config.train_and_judge import check_prepared, train_and_judge
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
 from hypert5_jax.training.table import parameter_table
 
+STOPPED = "stopped; the same command continues from there"
+
 
 def main(argv: Sequence[str]) -> int:
     """Runs the front door; raises what config.cli turns into messages."""
-    # 1. configuration: gin files -> one frozen dataclass, checked without memory
     arguments = gin_files.read_arguments("hypert5_jax.train", __doc__, argv)
+    if is_sweep(arguments):
+        return _sweep(arguments)
+
+    # 1. configuration: gin files -> one frozen dataclass, checked without memory
     run, config_text = gin_files.build(TrainRun, arguments)
     shapes = check_abstractly(run)
     if arguments.dry_run:
@@ -26,7 +39,26 @@ def main(argv: Sequence[str]) -> int:
 
     # 2. training, and the judgement at its end
     if not train_and_judge(run, config_text):
-        print("stopped; the same command continues from there")
+        print(STOPPED)
+    return 0
+
+
+def _sweep(arguments: gin_files.GinArguments) -> int:
+    # 1. all cells, checked before the first of them trains
+    sweep, cells = build_sweep(arguments)
+    check_cells(cells)
+    if arguments.dry_run:
+        for cell in cells:
+            print(f"{cell.run.model_dir}  ({cell.recipe})")
+        print(f"{len(cells)} cells in {sweep.output_dir}")
+        return 0
+
+    # 2. one after another
+    require_starts(cells)
+    if not run_cells(cells):
+        print(STOPPED)
+        return 0
+    print(f"done: {len(cells)} cells in {sweep.output_dir}")
     return 0
 
 

@@ -111,23 +111,24 @@ def build(target: type, arguments: GinArguments) -> tuple[Any, str]:
         return instance, gin.operative_config_str()
 
 
-def binds(arguments: GinArguments, name: str) -> bool:
-    """Whether files or overrides set something to more than None.
-
-    Args:
-      arguments: files and overrides.
-      name: "TrainRun.evaluation", or "TrainSweep" for any of its settings.
+def settings(arguments: GinArguments) -> dict[str, Any]:
+    """{"TrainRun.model_dir": value, "MODEL_DIR": value}: all that files and overrides set,
+    and every macro they use; one that nothing sets has the value gin.REQUIRED.
 
     Raises:
       UserError: a file is missing or malformed.
     """
-    cls, _, setting = name.partition(".")
     with _parsed(arguments):
-        return any(
-            values.get(setting) is not None if setting else values
-            for (_, selector), values in gin_config._CONFIG.items()
-            if selector.split(".")[-1] == cls
-        )
+        given, used = _macros()
+        found: dict[str, Any] = dict.fromkeys(used - given, gin.REQUIRED)
+        for (scope, selector), values in gin_config._CONFIG.items():
+            cls = selector.split(".")[-1]
+            for name, value in values.items():
+                if selector == _MACRO:
+                    found[scope] = value
+                else:
+                    found[f"{scope}/{cls}.{name}".lstrip("/")] = value
+        return found
 
 
 @contextlib.contextmanager
@@ -165,8 +166,8 @@ def _parse(arguments: GinArguments) -> None:
             raise UserError(f"--gin.{name}: {_explained(error, binding)}") from error
 
 
-def _check_macros() -> None:
-    """Every macro that is set is used, and every one that is used is set."""
+def _macros() -> tuple[set[str], set[str]]:
+    """Names of the macros that are set, and of those that are used."""
     config = gin_config._CONFIG
     macro = gin.get_configurable(_MACRO)
     given = {scope for scope, selector in config if selector == _MACRO}
@@ -174,6 +175,12 @@ def _check_macros() -> None:
         "/".join(reference.scoped_selector.split("/")[:-1])
         for reference in gin_config.iterate_references(config, to=macro)
     }
+    return given, used
+
+
+def _check_macros() -> None:
+    """Every macro that is set is used, and every one that is used is set."""
+    given, used = _macros()
     for name in sorted(given - used):
         raise UserError(
             f"{name} is set, but nothing in the gin files uses it{_near(name, used)}"

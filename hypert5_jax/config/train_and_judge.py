@@ -9,6 +9,7 @@ from hypert5_jax.checkpoints import store
 from hypert5_jax.config.data import DataConfig, batches_from
 from hypert5_jax.config.evaluation_data import OpenedEvaluation, open_evaluation
 from hypert5_jax.config.judging import judge, results_of
+from hypert5_jax.config.starting_point import require_start
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.data.prepared import MANIFEST_FILE, PreparedMixture, open_mixture
@@ -39,6 +40,7 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
     if is_done(run, config_text):
         print(f"{run.model_dir} is done: {run.train.steps} of {run.train.steps} steps")
         return True
+    require_start(run)
     opened = _opened(run)
     if not _train(run, config_text):
         return False
