@@ -49,7 +49,7 @@ def _of_curves(sweep: Tuned) -> dict[tuple[str, str], Score]:
     found = {}
     for method in sweep.methods:
         for start in sweep.starts:
-            curve = sweep.curve(method, start, sweep.columns[:-1])
+            curve = sweep.curve(method, start, sweep.columns)
             if curve is None:
                 continue
             row, (steps, scores) = start_row(method, start), curve

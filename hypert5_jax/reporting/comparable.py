@@ -18,14 +18,17 @@ _CONTEXT = (
     "data.support",
     "rows.lengths.hyper_inputs",
     "rows.max_shots",
-    "rows.min_shots",
     "rows.shot_length",
-    "rows.empty_context_rate",
 )
 # What may differ and is told: rounding, and what a library changed.
 TOLD = ("versions", "frozen_dtype", "dtype")
+_TRAINING = re.compile(r"^TrainRun\.", re.MULTILINE)
 # Between the training configurations of two seeds of one recipe.
-_MAY_DIFFER = re.compile(r"(model|output|prepared|draws)_dir|checkpoint_path|\w*seed")
+_MAY_DIFFER = re.compile(
+    r"(.*\.)?(model|output|prepared|draws)_dir|(EvaluateRun\.)?checkpoint_path"
+    r"|(.*[._])?seed",
+    re.IGNORECASE,
+)
 
 
 def differences(one: Result, other: Result) -> list[str]:
@@ -96,9 +99,9 @@ def told(results: Sequence[Result]) -> list[str]:
 def require_seeds(results: Sequence[Result]) -> None:
     """That several results for one cell are training seeds of one recipe.
 
-    They are if the recipe is the same, different parameters were judged, with the same
-    draws, and the configurations of the training runs (config.gin in the folder above
-    the scores, or in the run that was judged) differ in seeds and folders alone.
+    They are if the recipe is the same, different parameters were judged, and the
+    configurations of the training runs (with the scores, in the folder
+    above them, or in the run that was judged) differ in seeds and folders alone.
 
     Raises:
       UserError: they are not, or it cannot be known; both files are named.
@@ -128,11 +131,6 @@ def _not_seeds(one: Result, other: Result) -> str:
         return "; ".join(recipes)
     if one.settings.get("parameters") == other.settings.get("parameters"):
         return "the same parameters were judged twice"
-    others = _differences(
-        "variant", one.settings.get("variant"), other.settings.get("variant")
-    )
-    if found := list(others):
-        return "; ".join(found[:3])
     configs = [training_config(result) for result in (one, other)]
     for result, config in zip((one, other), configs):
         if config is None:
@@ -142,31 +140,27 @@ def _not_seeds(one: Result, other: Result) -> str:
             )
     left, right = (_settings_of(config or "") for config in configs)
     differing = [n for n in sorted({*left, *right}) if left.get(n) != right.get(n)]
-    wrong = [n for n in differing if not _MAY_DIFFER.fullmatch(_last(n))]
+    wrong = [n for n in differing if not _MAY_DIFFER.fullmatch(n)]
     if wrong:
         name = wrong[0]
         return f"{name} was {left.get(name)} and {right.get(name)} in training"
-    if not any("seed" in _last(name) for name in differing):
+    if not any(name.lower().endswith("seed") for name in differing):
         return "their training runs name the same seeds"
     return ""
 
 
-def _last(name: str) -> str:
-    return name.rsplit(".", 1)[-1].lower()
-
-
 def training_config(result: Result) -> str | None:
-    """The config.gin of the run that was judged, if it is still there."""
+    """The configuration of the run that was judged, if it is still there."""
+    if _TRAINING.search(result.config):
+        return result.config
     places = [result.file.parent.parent]
     if result.checkpoint:
         checkpoint = epath.Path(result.checkpoint)
         places += [checkpoint, *list(checkpoint.parents)[:2]]
     for place in places:
         file = place / "config.gin"
-        if file.exists():
-            text = file.read_text()
-            if re.search(r"^TrainRun\.", text, re.MULTILINE):
-                return text
+        if file.exists() and _TRAINING.search(text := file.read_text()):
+            return text
     return None
 
 

@@ -89,7 +89,9 @@ def _markdown(block: Block) -> str:
             return "\n".join(f"* {_marked(item)}" for item in items)
         case Grid(head, rows, left):
             rule = ["---" if i < left else "---:" for i in range(len(head))]
-            lines = [[_marked(cell) for cell in row] for row in (head, *rows)]
+            lines = [
+                [_marked(cell, in_cell=True) for cell in row] for row in (head, *rows)
+            ]
             lines.insert(1, rule)
             return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         case Picture(file, caption):
@@ -100,9 +102,9 @@ def _parts(text: Text) -> tuple[str | Code, ...]:
     return text if isinstance(text, tuple) else (text,)
 
 
-def _marked(text: Text) -> str:
+def _marked(text: Text, in_cell: bool = False) -> str:
     return "".join(
-        _marked_code(part.text) if isinstance(part, Code) else _escaped(part)
+        _marked_code(part.text, in_cell) if isinstance(part, Code) else _escaped(part)
         for part in _parts(text)
     )
 
@@ -118,9 +120,10 @@ def _line_start(text: str) -> str:
     return re.sub(r"^(\s*)([#+>-]|\d+[.)])", r"\1\\\2", text)
 
 
-def _marked_code(text: str) -> str:
+def _marked_code(text: str, in_cell: bool) -> str:
     """A code span that holds whatever it is given; a bar would end a table's cell."""
-    text = " ".join(text.split("\n")).replace("|", r"\|")
+    text = " ".join(text.split("\n"))
+    text = text.replace("|", r"\|") if in_cell else text
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * (longest + 1)
     pad = " " if text.startswith("`") or text.endswith("`") else ""

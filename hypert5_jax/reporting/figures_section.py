@@ -1,5 +1,6 @@
 """Figures 4, 5 and 9 as blocks of the report, each with its numbers and its picture."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from hypert5_jax.reporting.book import Numbers
@@ -17,7 +18,7 @@ from hypert5_jax.reporting.paper.recipes import recipe_of
 from hypert5_jax.reporting.paper.tables import SMALL, STARTS, TABLES, start_row
 from hypert5_jax.reporting.plots import Line, Panel
 from hypert5_jax.reporting.scores import AVG
-from hypert5_jax.reporting.sweeps import Tuned, started_elsewhere
+from hypert5_jax.reporting.sweeps import Cell, Tuned, started_elsewhere
 from hypert5_jax.reporting.tables_section import (
     NOTHING,
     Commands,
@@ -85,11 +86,8 @@ def tuned_blocks(
     table = TABLES[name]
     blocks: list[Block] = [Heading(3, table.title)]
     scores = tuned.scores() if tuned else {}
-    columns = tuned.columns if tuned else table.columns
-    unfinished = {
-        (start_row(m, s), column): f"{done}/{total}"
-        for (m, s, column), (done, total) in (tuned.counts if tuned else {}).items()
-    }
+    columns = (*tuned.columns, AVG) if tuned else table.columns
+    unfinished = _unfinished(tuned) if tuned else {}
     blocks.append(comparison(table, columns, scores, commands, unfinished))
     blocks += commands.new()
     if tuned is None:
@@ -106,21 +104,34 @@ def tuned_blocks(
     return blocks, pictures
 
 
+def _unfinished(tuned: Tuned) -> dict[tuple[str, str], str]:
+    """{(row, column): `4/9`} of cells that lack runs."""
+    found = {}
+    for method, start in itertools.product(tuned.methods, tuned.starts):
+        for column, tasks in tuned.tasks_of.items():
+            counts = [tuned.counts.get((method, start, task)) for task in tasks]
+            known = [count for count in counts if count is not None]
+            if known:
+                done, total = map(sum, zip(*known))
+                found[start_row(method, start), column] = f"{done}/{total}"
+    return found
+
+
 def _about(tuned: Tuned) -> list[Block]:
     """How cells came about: learning rates, unfinished runs, the check at step 0."""
+    tasks = [task for own in tuned.tasks_of.values() for task in own]
     lines: list[list[Text]] = []
-    for method in tuned.methods:
-        for start in tuned.starts:
-            found = [tuned.cells.get((method, start, c)) for c in tuned.columns[:-1]]
-            if any(found):
-                marks: list[Text] = [_rate(cell) for cell in found]
-                lines.append([start_row(method, start), *marks])
+    for method, start in itertools.product(tuned.methods, tuned.starts):
+        found = [tuned.cells.get((method, start, task)) for task in tasks]
+        if any(found):
+            lines.append([start_row(method, start), *map(_rate, found)])
     blocks: list[Block] = []
     if lines:
         blocks += [
             Paragraph("The learning rate of each cell: the best mean over seeds.")
         ]
-        blocks += [Grid(["", *tuned.columns[:-1]], lines)]
+        single = len(tasks) == len(tuned.tasks_of)
+        blocks += [Grid(["", *(tuned.columns if single else tasks)], lines)]
     if tuned.counts:
         left = sum(total - done for done, total in tuned.counts.values())
         blocks.append(
@@ -133,7 +144,7 @@ def _about(tuned: Tuned) -> list[Block]:
     return blocks + _check(tuned)
 
 
-def _rate(cell) -> str:
+def _rate(cell: Cell | None) -> str:
     if cell is None:
         return NOTHING
     tried, total = cell.tried
@@ -170,14 +181,14 @@ def _panels(tuned: Tuned, methods: Mapping[str, str]) -> tuple[list[Panel], str]
                 lines.append(Line(f"{start} Init", *curve, f"C{i}"))
         if lines:
             panels.append(Panel(title, "training steps", lines))
-            words.append(_over(method, columns, tuned.columns[:-1]))
+            words.append(_over(method, columns, tuned.columns))
     return panels, "; ".join(words)
 
 
 def _over(method: str, columns: Sequence[str], all_of: Sequence[str]) -> str:
     if len(columns) == len(all_of):
-        return f"{method}, mean over all {len(all_of)} tasks"
+        return f"{method}, mean over all {len(all_of)} columns"
     return (
-        f"{method}, mean over {len(columns)} of {len(all_of)} tasks, those that all its "
+        f"{method}, mean over {len(columns)} of {len(all_of)} columns, those that all its "
         f"starts have ({', '.join(columns)})"
     )

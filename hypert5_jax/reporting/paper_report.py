@@ -56,7 +56,7 @@ def compose(numbers: Numbers) -> Report:
     blocks += claims_section.summary(numbers) + sections
     first = before(commands.recipes)
     if first:
-        blocks += [Heading(2, "To be run before"), _listed(first)]
+        blocks += [Heading(2, "What these commands start from"), _listed(first)]
     blocks += claims_section.details(numbers)
     if numbers.apart:
         blocks += [Heading(2, "Read, but in no table"), Items(list(numbers.apart))]

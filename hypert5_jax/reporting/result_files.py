@@ -25,6 +25,7 @@ class Result:
       contexts: {kind of context: its tables, as evaluate writes them}.
       settings: what decides its scores.
       checkpoint: what was judged.
+      config: the gin text that evaluate was given.
     """
 
     file: epath.Path
@@ -32,6 +33,7 @@ class Result:
     contexts: Json
     settings: Json
     checkpoint: str | None
+    config: str
 
     @property
     def table(self) -> str:
@@ -142,7 +144,14 @@ def read_result(file: epath.Path) -> Result:
             "contexts or no about.settings; move it elsewhere, or evaluate anew"
         )
     recipe = _known(file, found.get("recipe") or {})
-    return Result(file, recipe, contexts or {}, settings, about.get("checkpoint"))
+    return Result(
+        file,
+        recipe,
+        contexts or {},
+        settings,
+        about.get("checkpoint"),
+        about.get("config") or "",
+    )
 
 
 def read_sweep(file: epath.Path) -> Sweep:

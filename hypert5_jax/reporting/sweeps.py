@@ -14,10 +14,9 @@ from hypert5_jax.reporting.paper.tables import TABLES, start_row
 from hypert5_jax.reporting.result_files import Run, Sweep
 from hypert5_jax.reporting.scores import AVG, Score, average
 
-# Settings that say which runs there are, not how a run is done; parts of one sweep may
-# differ in them.
+# Settings that say which runs there are: parts of one sweep may differ in them.
 _LISTS = ("methods", "starts", "tasks", "learning_rates", "seeds")
-_PARTS = (*_LISTS, "recipe")
+_MAY_DIFFER = (*_LISTS, "recipe", "versions")
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,11 @@ class Cell:
     """One method, start and task at its best learning rate.
 
     Attributes:
-      column: of the table.
       learning_rate: the chosen one.
       tried: how many learning rates had all their seeds, of how many.
       runs: one for each seed.
     """
 
-    column: str
     learning_rate: float
     tried: tuple[int, int]
     runs: tuple[Run, ...]
@@ -46,56 +43,70 @@ class Cell:
         return Score(tuple(run.scores[point] for run in self.runs), "seeds")
 
 
+Curve = tuple[tuple[int, ...], tuple[Score, ...]]
+
+
 @dataclass(frozen=True)
 class Tuned:
     """All cells of a table of sweeps, as far as there are any.
 
     Attributes:
       name: of the table.
-      columns: of all tasks the sweeps are to have, AVG last.
+      tasks_of: {column: its tasks}, in order.
       methods, starts: in the settings' order.
-      cells: {(method, start, column): cell}.
-      counts: {(method, start, column): (finished runs, all runs)}, of unfinished ones.
+      cells: {(method, start, task): cell}.
+      counts: {(method, start, task): (finished runs, all runs)}, of unfinished ones.
       runs: all finished ones.
     """
 
     name: str
-    columns: tuple[str, ...]
+    tasks_of: Mapping[str, tuple[str, ...]]
     methods: tuple[str, ...]
     starts: tuple[str, ...]
     cells: Mapping[tuple[str, str, str], Cell]
     counts: Mapping[tuple[str, str, str], tuple[int, int]]
     runs: tuple[Run, ...]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Without AVG."""
+        return tuple(self.tasks_of)
+
     def scores(self) -> dict[tuple[str, str], Score]:
         """{(row, column): final score}, AVG where all columns are there."""
-        found = {(start_row(m, s), c): x.score() for (m, s, c), x in self.cells.items()}
-        for method in self.methods:
-            for start in self.starts:
-                if curve := self.curve(method, start, self.columns[:-1]):
-                    found[start_row(method, start), AVG] = curve[1][-1]
+        found = {}
+        for method, start in itertools.product(self.methods, self.starts):
+            wanted = {column: (column,) for column in self.columns}
+            for column, columns in (wanted | {AVG: self.columns}).items():
+                if curve := self.curve(method, start, columns):
+                    found[start_row(method, start), column] = curve[1][-1]
         return found
 
-    def curve(
-        self, method: str, start: str, columns: Sequence[str]
-    ) -> tuple[tuple[int, ...], tuple[Score, ...]] | None:
-        """(steps, mean over these columns at each, over seeds), or None if one lacks."""
-        cells = [self.cells.get((method, start, column)) for column in columns]
-        found = [cell for cell in cells if cell is not None]
-        if not found or len(found) < len(cells):
-            return None
-        points = range(len(found[0].steps))
-        means = tuple(average([cell.score(i) for cell in found]) for i in points)
-        return found[0].steps, means
+    def curve(self, method: str, start: str, columns: Sequence[str]) -> Curve | None:
+        """(steps, mean over these columns at each, over seeds), or None if one lacks.
+
+        A column is the plain mean of its tasks.
+        """
+        means: list[list[Score]] = []
+        steps: tuple[int, ...] = ()
+        for column in columns:
+            keys = [(method, start, task) for task in self.tasks_of[column]]
+            cells = [self.cells[key] for key in keys if key in self.cells]
+            if not cells or len(cells) < len(keys):
+                return None
+            steps = cells[0].steps
+            points = range(len(steps))
+            means.append([average([c.score(i) for c in cells]) for i in points])
+        return (steps, tuple(map(average, zip(*means)))) if means else None
 
     def common_columns(self, method: str) -> tuple[str, ...]:
-        """Columns that all starts with any cell of the method have."""
-        starts = {s for m, s, _ in self.cells if m == method}
-        return tuple(
-            column
-            for column in self.columns[:-1]
-            if starts and all((method, s, column) in self.cells for s in starts)
-        )
+        """Columns that all starts with any whole column of the method have."""
+        whole = {
+            start: [c for c in self.columns if self.curve(method, start, [c])]
+            for start in self.starts
+        }
+        some = [columns for columns in whole.values() if columns]
+        return tuple(c for c in self.columns if some and all(c in s for s in some))
 
 
 def tuned(name: str, sweeps: Sequence[Sweep]) -> Tuned | None:
@@ -117,17 +128,17 @@ def tuned(name: str, sweeps: Sequence[Sweep]) -> Tuned | None:
     rates, seeds = lists["learning_rates"], lists["seeds"]
     runs = _all_runs(sweeps)
     _require_one_metric(runs)
-    columns = _columns(name, lists["tasks"], runs)
     groups: dict[tuple[str, str, str], list[Run]] = {
-        key: [] for key in itertools.product(lists["methods"], lists["starts"], columns)
+        key: []
+        for key in itertools.product(lists["methods"], lists["starts"], lists["tasks"])
     }
     for run in runs:
-        groups[run.method, run.start, run.column].append(run)
-    cells = {key: _cell(key[-1], own, rates, seeds) for key, own in groups.items()}
+        groups[run.method, run.start, run.task].append(run)
+    cells = {key: _cell(own, rates, seeds) for key, own in groups.items()}
     total = len(rates) * len(seeds)
     return Tuned(
         name,
-        (*columns, AVG),
+        _tasks_of(name, lists["tasks"], runs),
         tuple(lists["methods"]),
         tuple(lists["starts"]),
         {key: cell for key, cell in cells.items() if cell is not None},
@@ -153,7 +164,7 @@ def _all_runs(sweeps: Sequence[Sweep]) -> list[Run]:
 
 
 def _cell(
-    column: str, runs: Sequence[Run], rates: Sequence[float], seeds: Sequence[int]
+    runs: Sequence[Run], rates: Sequence[float], seeds: Sequence[int]
 ) -> Cell | None:
     """The best of the learning rates that have all seeds; of equal ones the first."""
     complete: list[tuple[float, tuple[Run, ...]]] = []
@@ -165,39 +176,51 @@ def _cell(
         return None
     finals = [Score(tuple(run.scores[-1] for run in r)).mean for _, r in complete]
     rate, best = complete[finals.index(max(finals))]
-    return Cell(column, rate, (len(complete), len(rates)), best)
+    return Cell(rate, (len(complete), len(rates)), best)
 
 
-def _columns(name: str, tasks: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Of the paper's table, or of the tasks in order; an unfinished task is itself.
+def _tasks_of(
+    name: str, tasks: Sequence[str], runs: Sequence[Run]
+) -> dict[str, tuple[str, ...]]:
+    """{column: tasks}: the paper's columns, or those of the runs.
+
+    A task without any run says no column yet: it is one of its own, unless all columns
+    are the paper's, one task each.
 
     Raises:
-      UserError: two tasks of one column.
+      UserError: runs of one task that name different columns.
     """
-    column_of: dict[str, str] = {}
+    column_of: dict[str, Run] = {}
     for run in runs:
-        other = column_of.setdefault(run.task, run.column)
-        same = [t for t, c in column_of.items() if c == run.column and t != run.task]
-        if other != run.column or same:
+        other = column_of.setdefault(run.task, run)
+        if other.column != run.column:
             raise UserError(
-                f"{run.place}: task {run.task} has the column {run.column}, which is "
-                f"also that of {', '.join(same) or other}; expected one task for each"
+                f"{other.place} and {run.place} put task {run.task} into different "
+                f"columns, {other.column} and {run.column}"
             )
+    found: dict[str, tuple[str, ...]] = {}
+    for task in tasks:
+        column = column_of[task].column if task in column_of else task
+        found[column] = (*found.get(column, ()), task)
     printed = [column for column in TABLES[name].columns if column != AVG]
-    found = [column_of[task] for task in tasks if task in column_of]
-    if printed and set(found) <= set(printed):
-        return printed
-    return [column_of.get(task, task) for task in tasks]
+    if printed and {run.column for run in runs} <= set(printed):
+        # What no run is there for has a name that no task has, and so no cell.
+        return {column: found.get(column, (column,)) for column in printed}
+    return found
 
 
 def _require_one_setting(sweeps: Sequence[Sweep]) -> None:
+    first = sweeps[0]
     for sweep in sweeps[1:]:
-        first = sweeps[0]
-        shared = [
-            {k: v for k, v in s.settings.items() if k not in _PARTS}
+        one, other = (
+            {k: v for k, v in s.settings.items() if k not in _MAY_DIFFER}
             for s in (first, sweep)
-        ]
-        differing = value_differences("settings", *shared)
+        )
+        # Each names the runs that its own starts need.
+        marks = [s.pop("parameters", {}) for s in (one, other)]
+        shared = [{k: m[k] for k in marks[0].keys() & marks[1].keys()} for m in marks]
+        differing = value_differences("parameters", *shared)
+        differing += value_differences("settings", one, other)
         if differing:
             raise UserError(
                 f"{first.file} and {sweep.file} are both for {sweep.table} but were "

@@ -43,9 +43,26 @@ RECIPES: Mapping[str, Mapping[tuple[str, str], str]] = {
         }
         for table, folder in (("table_4", "sni_large"), ("table_5", "sni_xl"))
     },
-    "figure_4": {(s, ""): "figure_4" for s in ("HyperT5-Prefix", "HyperT5-LoRA")},
-    "tables_6_7": {
-        (start_row(m, s), ""): "peft/tune_large" for m in METHODS for s in STARTS
+    **{
+        table: {(system, ""): recipe for system in ("HyperT5-Prefix", "HyperT5-LoRA")}
+        for table, recipe in (
+            ("figure_4", "figure_4"),
+            ("small_figure_4", "small/figure_4_sweep"),
+        )
+    },
+    **{
+        table: {(start_row(m, s), ""): recipe for m in METHODS for s in STARTS}
+        for table, recipe in (
+            ("tables_6_7", "peft/tune_large"),
+            ("small_tune", "small/tune"),
+        )
+    },
+    **{
+        f"small_{kind}": {
+            (system, ""): f"small/{kind}_{recipe}"
+            for system, recipe in {**_P3, **_LARGE_ONLY}.items()
+        }
+        for kind in ("p3", "real")
     },
 }
 
@@ -62,6 +79,8 @@ _BEFORE: Mapping[str, tuple[str, ...]] = {
     },
     "p3_large/hypert5_prefix_mlp": ("hyperpretrain/prefix_mlp_large",),
     "figure_4": ("hyperpretrain/prefix_large", "hyperpretrain/lora_large"),
+    # All of them in the order they need each other.
+    "small/": ("small/sweep",),
     "peft/tune_large": tuple(
         f"p3_large/{name}"
         for name in (
@@ -94,5 +113,6 @@ def before(recipes: Iterable[str]) -> list[str]:
     for recipe in recipes:
         names = [n for n in _BEFORE if recipe.startswith(n)]
         first = _BEFORE[max(names, key=len)] if names else ()
+        first = tuple(name for name in first if name != recipe)
         found += [*before(first), *first]
     return [r for r in dict.fromkeys(found) if r not in recipes]
