@@ -291,6 +291,25 @@ def newest(path: str | epath.Path) -> epath.Path:
     return place
 
 
+def holds_steps(path: str | epath.Path) -> bool:
+    """Whether `load_params` would find a step here, be it whole or not."""
+    path = absolute(path)
+    return (path / manifest.NAME).exists() or bool(steps_in(path))
+
+
+def steps_in(path: str | epath.Path) -> list[int]:
+    """Steps of a run, or of its `checkpoints` directory, whole or not, oldest first."""
+    path = absolute(path)
+    return _steps(path) or _steps(path / "checkpoints")
+
+
+def whole(step_directory: epath.Path) -> Saved | None:
+    """What a step's manifest says, if its files have the sizes it lists; else None."""
+    if manifest.damage(step_directory, checksums=False) is not None:
+        return None
+    return _saved(step_directory)
+
+
 def about(step_directory: epath.Path) -> Mapping[str, Any]:
     """What the run said about itself in the manifest of a whole step."""
     saved = _saved(step_directory)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from hypert5_jax.config.data import check_context
+from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.evaluation import protocols
@@ -70,10 +71,11 @@ class EvaluateRun:
     """Everything `python -m hypert5_jax.evaluate` needs to know.
 
     Attributes:
-      output_dir: where results go; the same command continues there.
       system: the models and the variant.
       data: what is judged.
       protocol: a name of evaluation/protocols.py.
+      output_dir: where results go; the same command continues there. Must be set,
+        except after a training run, whose folder gives it.
       checkpoint_path: the run (or one of its checkpoints) to judge, or a T5X checkpoint
         where the variant is a T5 alone.
       initial_checkpoint_path: of the frozen downstream T5; by default where the run
@@ -88,12 +90,13 @@ class EvaluateRun:
       draws_dir: where draws are kept, to be shared by several evaluations;
         `output_dir`/draws by default.
       allow_random: judge an untrained system where there is no checkpoint.
+      recipe: which experiment this is, kept with the results.
     """
 
-    output_dir: str
     system: System
     data: EvaluationData
     protocol: str
+    output_dir: str | None = None
     checkpoint_path: str | None = None
     initial_checkpoint_path: str | None = None
     contexts: tuple[str, ...] = ("real",)
@@ -105,6 +108,7 @@ class EvaluateRun:
     predictions: bool = True
     draws_dir: str | None = None
     allow_random: bool = False
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "contexts", tuple(self.contexts))
@@ -144,3 +148,13 @@ class EvaluateRun:
         """How text is generated."""
         most = protocols.find(self.protocol).max_new_tokens
         return self.decoding or Decoding(max_tokens=most)
+
+    def after(self, model_dir: str, recipe: Recipe | None) -> "EvaluateRun":
+        """This evaluation of a run that was trained in `model_dir`: what is not set is
+        the run's, and results go to its folder `scores`."""
+        return dataclasses.replace(
+            self,
+            output_dir=self.output_dir or f"{model_dir.rstrip('/')}/scores",
+            checkpoint_path=self.checkpoint_path or model_dir,
+            recipe=self.recipe or recipe,
+        )

@@ -4,19 +4,17 @@ A unit's φ is made once and serves all its examples. Finished units are kept an
 over when the same evaluation is started again.
 """
 
-import dataclasses
-import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 
-from hypert5_jax.config.evaluate_run import CONTEXTS, EvaluateRun
+from hypert5_jax.config.evaluate_run import CONTEXTS
+from hypert5_jax.config.evaluation_data import OpenedEvaluation, Unit
 from hypert5_jax.config.evaluation_draws import Draws
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.core.progress import ProgressLine, clock
 from hypert5_jax.data.contexts import EvaluationRows, evaluation_rows
-from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.rows import without_eos
 from hypert5_jax.data.vocabulary import Vocabulary
@@ -24,126 +22,41 @@ from hypert5_jax.evaluation import metrics, protocols
 from hypert5_jax.evaluation.protocols import GENERATE, Protocol
 from hypert5_jax.evaluation.results import Json, ResultsFolder
 from hypert5_jax.inference.answering import Answerer, Question
-from hypert5_jax.preparation.first_use import ensure_prepared
-
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """One task under one kind of context (as users call it) of one draw."""
-
-    task: PreparedTask
-    context: str
-    seed: int
-
-
-def open_data(run: EvaluateRun, split: str, mixture: str) -> PreparedMixture:
-    """A prepared mixture, made on first use, whose ids the models can read."""
-    data = run.data
-    opened = ensure_prepared(
-        mixture,
-        split,
-        data.prepared_dir,
-        modules=data.modules,
-        lengths=data.row_format.lengths,
-    )
-    rows = min(model.vocab_size for model in run.models)
-    opened.require_vocabulary(rows=rows)
-    return opened
-
-
-def chosen_tasks(run: EvaluateRun, mixture: PreparedMixture) -> list[PreparedTask]:
-    """The tasks to judge, in the mixture's order.
-
-    Raises:
-      UserError: an unknown task, or one without what the protocol needs.
-    """
-    for name in run.data.tasks:
-        mixture.task(name)
-    tasks = [t for t in mixture.tasks if not run.data.tasks or t.name in run.data.tasks]
-    protocol = protocols.find(run.protocol)
-    if protocol.average == protocols.TASKS:
-        for task in tasks:
-            if not task.group:
-                raise UserError(
-                    f"task {task.name!r} of {mixture.name!r} declares no `group`, but "
-                    f"protocol {protocol.name} chooses its metric by it: "
-                    "'classification', or another word; add the feature to the task"
-                )
-    return tasks
-
-
-def units_of(run: EvaluateRun, tasks: Sequence[PreparedTask]) -> list[Unit]:
-    """All units, the contexts of a task beside each other.
-
-    Where nothing of a unit is drawn (no shots, no label words) one draw stands for all.
-    """
-    found = []
-    for task in tasks:
-        for context in run.contexts:
-            seeds = run.seeds
-            if same_for_all_draws(run, task, context):
-                seeds = seeds[:1]
-            found += [Unit(task, context, seed) for seed in seeds]
-    return found
-
-
-def same_for_all_draws(run: EvaluateRun, task: PreparedTask, context: str) -> bool:
-    """Whether draws of this task's context do not differ."""
-    shots = task.wants_shots and run.data.row_format.context != "none"
-    return not shots and not task.label_pool and context in ("real", "empty")
 
 
 class Evaluation:
     """Judges units and keeps what they score.
 
     Args:
-      run: the evaluation.
-      mixture: what is judged.
+      opened: the evaluation and its data.
       answerer: the loaded system.
       folder: of the results.
+      stop: asked after every answer; True leaves the unit unfinished.
     """
 
     def __init__(
         self,
-        run: EvaluateRun,
-        mixture: PreparedMixture,
+        opened: OpenedEvaluation,
         answerer: Answerer,
         folder: ResultsFolder,
+        stop: Callable[[], bool] = lambda: False,
     ):
-        self.run, self.mixture = run, mixture
+        self.run, self.mixture = opened.run, opened.mixture
+        self.opened, self.stop = opened, stop
         self.answerer, self.folder = answerer, folder
-        self.protocol = protocols.find(run.protocol)
+        self.protocol = protocols.find(self.run.protocol)
         self.draws = Draws(
-            epath.Path(run.draws_dir or folder.directory / "draws"),
-            mixture,
-            run.data.row_format,
-            run.data.limit,
-            other="other_task" in run.contexts,
+            epath.Path(self.run.draws_dir or folder.directory / "draws"),
+            self.mixture,
+            self.run.data.row_format,
+            self.run.data.limit,
+            other="other_task" in self.run.contexts,
         )
 
-    @functools.cached_property
-    def _opened(self) -> dict[tuple[str, str], PreparedMixture]:
-        return {(self.mixture.name, self.mixture.split): self.mixture}
-
-    def digests(self) -> dict[str, str]:
-        """{mixture/split: digest} of all prepared data that were read."""
-        return {f"{n}/{s}": opened.digest for (n, s), opened in self._opened.items()}
-
-    def support(self, seed: int) -> PreparedMixture:
-        """Where the shots of a draw come from.
-
-        Raises:
-          UserError: it is not there, or was prepared with another vocabulary.
-        """
-        name, split = self.run.data.support(seed)
-        if (name, split) not in self._opened:
-            found = open_data(self.run, split, name)
-            found.require_vocabulary(self.mixture.vocabulary.fingerprint)
-            self._opened[name, split] = found
-        return self._opened[name, split]
-
-    def judge_all(self, units: Sequence[Unit]) -> dict[tuple[str, str, int], Json]:
-        """{(task, context, seed): scores} of all units, those already done read."""
+    def judge_all(self) -> dict[tuple[str, str, int], Json] | None:
+        """{(task, context, seed): scores} of all units, those already done read; None
+        if it was stopped."""
+        units = self.opened.units
         line, start, judged = ProgressLine(), time.monotonic(), 0
         found: dict[tuple[str, str, int], Json] = {}
         try:
@@ -152,6 +65,8 @@ class Evaluation:
                 kept = self.folder.unit(*name)
                 if kept is None:
                     kept = self._judge(unit, line, f"{number + 1}/{len(units)}")
+                    if kept is None:
+                        return None
                     judged += 1
                     per_unit = (time.monotonic() - start) / judged
                     left = clock(per_unit * (len(units) - number - 1))
@@ -165,8 +80,8 @@ class Evaluation:
             line.close()
         return found
 
-    def _judge(self, unit: Unit, line: ProgressLine, place: str) -> Json:
-        support = self.support(unit.seed)
+    def _judge(self, unit: Unit, line: ProgressLine, place: str) -> Json | None:
+        support = self.opened.support(unit.seed)
         rows = evaluation_rows(
             self.mixture,
             unit.task.name,
@@ -179,6 +94,8 @@ class Evaluation:
         answers: list[Json] = [{} for _ in range(len(rows))]
         for done, (number, answer) in enumerate(self._answers(rows)):
             answers[number] = answer
+            if self.stop():
+                return None
             if line.due():
                 text = f"{place} {unit.task.name} {unit.context} {unit.seed}"
                 line.draw(f"{text}: {done}/{len(rows)} examples", done / len(rows))

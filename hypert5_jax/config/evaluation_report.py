@@ -8,7 +8,7 @@ from typing import Any
 
 import hypert5_jax
 from hypert5_jax.config.evaluate_run import EvaluateRun
-from hypert5_jax.config.evaluation import same_for_all_draws
+from hypert5_jax.config.evaluation_data import same_for_all_draws
 from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.evaluation import averages, protocols
 from hypert5_jax.evaluation.averages import TaskScores

@@ -10,11 +10,12 @@ before anything is built.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -103,16 +104,43 @@ def build(target: type, arguments: GinArguments) -> tuple[Any, str]:
       UserError: a file is missing or malformed, a name unknown, a macro unused or
         unset, or what is built refuses its values.
     """
+    with _parsed(arguments):
+        _check_macros()
+        instance = _instantiate(target)
+        field_types.check(instance)
+        return instance, gin.operative_config_str()
+
+
+def settings(arguments: GinArguments) -> dict[str, Any]:
+    """{"TrainRun.model_dir": value, "MODEL_DIR": value}: all that files and overrides set,
+    and every macro they use; one that nothing sets has the value gin.REQUIRED.
+
+    Raises:
+      UserError: a file is missing or malformed.
+    """
+    with _parsed(arguments):
+        given, used = _macros()
+        found: dict[str, Any] = dict.fromkeys(used - given, gin.REQUIRED)
+        for (scope, selector), values in gin_config._CONFIG.items():
+            cls = selector.split(".")[-1]
+            for name, value in values.items():
+                if selector == _MACRO:
+                    found[scope] = value
+                else:
+                    found[f"{scope}/{cls}.{name}".lstrip("/")] = value
+        return found
+
+
+@contextlib.contextmanager
+def _parsed(arguments: GinArguments) -> Iterator[None]:
+    """gin's global state holds the files and overrides while this lasts."""
     registry.register()
     gin.clear_config()
     prefixes = list(gin_config._LOCATION_PREFIXES)
     try:
         gin_config._LOCATION_PREFIXES.extend([*arguments.search_paths, _CHECKOUT])
         _parse(arguments)
-        _check_macros()
-        instance = _instantiate(target)
-        field_types.check(instance)
-        return instance, gin.operative_config_str()
+        yield
     finally:
         gin_config._LOCATION_PREFIXES[:] = prefixes
         gin.clear_config()
@@ -138,8 +166,8 @@ def _parse(arguments: GinArguments) -> None:
             raise UserError(f"--gin.{name}: {_explained(error, binding)}") from error
 
 
-def _check_macros() -> None:
-    """Every macro that is set is used, and every one that is used is set."""
+def _macros() -> tuple[set[str], set[str]]:
+    """Names of the macros that are set, and of those that are used."""
     config = gin_config._CONFIG
     macro = gin.get_configurable(_MACRO)
     given = {scope for scope, selector in config if selector == _MACRO}
@@ -147,6 +175,12 @@ def _check_macros() -> None:
         "/".join(reference.scoped_selector.split("/")[:-1])
         for reference in gin_config.iterate_references(config, to=macro)
     }
+    return given, used
+
+
+def _check_macros() -> None:
+    """Every macro that is set is used, and every one that is used is set."""
+    given, used = _macros()
     for name in sorted(given - used):
         raise UserError(
             f"{name} is set, but nothing in the gin files uses it{_near(name, used)}"

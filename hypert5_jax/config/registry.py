@@ -9,7 +9,9 @@ import gin
 from hypert5_jax.checkpoints.store import CheckpointConfig
 from hypert5_jax.config.data import DataConfig
 from hypert5_jax.config.evaluate_run import EvaluateRun, EvaluationData
+from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.config.train_sweep import TrainSweep
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
@@ -36,12 +38,14 @@ CONFIGURABLES: Mapping[str, type] = {
         MeshConfig,
         OptimiserConfig,
         PrefixSpec,
+        Recipe,
         RowFormat,
         ScheduleConfig,
         System,
         T5Config,
         TrainConfig,
         TrainRun,
+        TrainSweep,
         Variant,
     )
 }

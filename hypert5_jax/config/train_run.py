@@ -5,6 +5,8 @@ import dataclasses
 import jax
 
 from hypert5_jax.config.data import DataConfig, check_context
+from hypert5_jax.config.evaluate_run import EvaluateRun
+from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System
 from hypert5_jax.parallel import feed, rules
@@ -30,6 +32,9 @@ class TrainRun:
       tensorboard: whether event files are written.
       held_out: data whose loss is measured every TrainConfig.eval_every steps, or None.
       held_out_batches: how many batches of it, always the same.
+      evaluation: how the trained system is judged at the end, or None; its output_dir,
+        checkpoint_path and recipe are this run's unless set.
+      recipe: which experiment this is.
     """
 
     model_dir: str
@@ -40,8 +45,13 @@ class TrainRun:
     tensorboard: bool = True
     held_out: DataConfig | None = None
     held_out_batches: int = 8
+    evaluation: EvaluateRun | None = None
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
+        if self.evaluation is not None:
+            whole = self.evaluation.after(self.model_dir, self.recipe)
+            object.__setattr__(self, "evaluation", whole)
         check_context(self.system.variant, self.data.row_format)
         if self.held_out is not None:
             check_context(self.system.variant, self.held_out.row_format)

@@ -45,7 +45,9 @@ def trained_params(
                 f"{checkpoint_path} is a T5 alone, but the variant has a {adapted[0]}; "
                 "set CHECKPOINT_PATH to the run that trained it"
             )
-        config = InitialConfig(checkpoint_path or initial_path, None, allow_random)
+        config = InitialConfig(
+            checkpoint_path or initial_path, allow_random=allow_random
+        )
         return initial_params(system, config, seed=0, vocabulary=vocabulary)
     about = store.about(store.newest(checkpoint_path))
     base, seed = initial_path, 0

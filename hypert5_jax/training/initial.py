@@ -28,13 +28,37 @@ class InitialConfig:
         hypermodel starts as the same T5, except for what is new in it.
       adaptation_path: a run that trained a hypermodel or a φ for that downstream T5, to
         start from with a fresh optimiser (multi-task tuning after hyperpretraining).
+      adaptation_step: which of that run's checkpoints, by its number of steps; the
+        newest by default. 0 is the hypermodel or φ before its first step: a new one.
       allow_random: without a checkpoint_path, start the downstream T5 at random instead
         of refusing to.
     """
 
     checkpoint_path: str | None = None
     adaptation_path: str | None = None
+    adaptation_step: int | None = None
     allow_random: bool = False
+
+    def __post_init__(self) -> None:
+        if self.adaptation_step is not None and self.adaptation_step < 0:
+            raise UserError(
+                f"adaptation_step is {self.adaptation_step}; expected 0 or more, or None"
+            )
+        if self.adaptation_step and self.adaptation_path is None:
+            raise UserError(
+                f"adaptation_step is {self.adaptation_step}, but adaptation_path is "
+                "None; name the run it is a step of"
+            )
+
+    @property
+    def adaptation(self) -> str | None:
+        """What is loaded of `adaptation_path`: the run, one of its steps, or nothing."""
+        if self.adaptation_path is None or self.adaptation_step == 0:
+            return None
+        if self.adaptation_step is None:
+            return self.adaptation_path
+        run = self.adaptation_path.rstrip("/")
+        return f"{run}/checkpoints/{self.adaptation_step}"
 
 
 def initial_params(
@@ -62,8 +86,8 @@ def initial_params(
         begin = random_params(system, seed)
     else:
         begin = _around_t5(system, config.checkpoint_path, seed, vocabulary)
-    if config.adaptation_path is not None:
-        begin = _with_adaptation(system, config.adaptation_path, begin, vocabulary)
+    if config.adaptation is not None:
+        begin = _with_adaptation(system, config.adaptation, begin, vocabulary)
     return begin
 
 

@@ -1,0 +1,159 @@
+"""A training run from its configuration to its scores, passed over if it is done."""
+
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from hypert5_jax.checkpoints import store
+from hypert5_jax.config.data import DataConfig, batches_from
+from hypert5_jax.config.evaluation_data import OpenedEvaluation, open_evaluation
+from hypert5_jax.config.judging import judge, results_of
+from hypert5_jax.config.starting_point import require_start
+from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.core.batch import Batch
+from hypert5_jax.data.prepared import MANIFEST_FILE, PreparedMixture, open_mixture
+from hypert5_jax.evaluation.results import write_whole
+from hypert5_jax.preparation.first_use import ensure_prepared
+from hypert5_jax.reporting.writers import default_writers
+from hypert5_jax.training.held_out import held_out_loss
+from hypert5_jax.training.initial import initial_params
+from hypert5_jax.training.loop import Evaluate, train
+from hypert5_jax.training.state import TrainState
+from hypert5_jax.training.table import parameter_table
+
+
+def train_and_judge(run: TrainRun, config_text: str) -> bool:
+    """Trains the run, or goes on with it, and judges it where it says how.
+
+    Args:
+      run: the run.
+      config_text: its resolved configuration, kept beside checkpoints and results.
+
+    Returns:
+      Whether it came to its end; False if SIGTERM stopped it. Called again, it goes on.
+
+    Raises:
+      UserError: as train and judge; what does not fit the evaluation is said before
+        the first step.
+    """
+    if is_done(run, config_text):
+        print(f"{run.model_dir} is done: {run.train.steps} of {run.train.steps} steps")
+        return True
+    require_start(run)
+    opened = _opened(run)
+    if not _train(run, config_text):
+        return False
+    if opened is None:
+        return True
+    return judge(opened, config_text)
+
+
+def is_done(run: TrainRun, config_text: str) -> bool:
+    """Whether this very configuration was trained to its end, and judged if it says how.
+
+    Reads no arrays: sizes of the last checkpoint's files, and the results.
+    """
+    place = epath.Path(run.model_dir) / "checkpoints" / str(run.train.steps)
+    saved = store.whole(place)
+    if saved is None or saved.about["config"] != config_text:
+        return False
+    if run.evaluation is None:
+        return True
+    results = results_of(run.evaluation)
+    return results is not None and results["about"]["config"] == config_text
+
+
+def check_prepared(run: TrainRun) -> str:
+    """Checks the prepared data if they are there; prepares nothing."""
+    home = epath.Path(run.data.prepared_dir) / run.data.mixture
+    if not (home / run.data.split / MANIFEST_FILE).exists():
+        return f"data: {home / run.data.split} is not prepared yet; nothing checked"
+    mixture: PreparedMixture = open_mixture(str(home), run.data.split)
+    mixture.require_vocabulary(rows=_vocabulary_rows(run))
+    next(batches_from(mixture, run.data, run.train.seed, 0))
+    return f"data: {mixture.directory} has {len(mixture.tasks)} tasks and fits"
+
+
+def _opened(run: TrainRun) -> OpenedEvaluation | None:
+    """The data of the run's evaluation, if it has one that this process can do."""
+    if run.evaluation is None:
+        return None
+    if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            print(
+                "evaluation runs on one host: when training is done, give the same gin "
+                "files to python -m hypert5_jax.evaluate there",
+                flush=True,
+            )
+        return None
+    return open_evaluation(run.evaluation)
+
+
+def _train(run: TrainRun, config_text: str) -> bool:
+    # 1. data: prepared files, made on first use
+    mixture = _prepared(run, run.data)
+    evaluate = None if run.held_out is None else _held_out(run, run.held_out)
+    vocabulary = mixture.vocabulary.fingerprint
+
+    # 2. training: from the initial parameters or the newest checkpoint to the end
+    model_dir = epath.Path(run.model_dir)
+
+    def on_start(state: TrainState, step: int) -> None:
+        # Not before: a run that is refused leaves the folder's configuration alone.
+        write_whole(model_dir / "config.gin", config_text)
+        print(parameter_table(state), flush=True)
+
+    result = train(
+        run.system,
+        run.train,
+        lambda step: batches_from(mixture, run.data, run.train.seed, step),
+        lambda: initial_params(run.system, run.initial, run.train.seed, vocabulary),
+        directory=model_dir,
+        writers=default_writers(model_dir, run.tensorboard),
+        evaluate=evaluate,
+        config_text=config_text,
+        vocabulary=vocabulary,
+        stream=run.data.stream_identity(mixture),
+        label=run.data.mixture,
+        on_start=on_start,
+    )
+
+    # 3. where it stands
+    steps = f"{result.step} of {run.train.steps} steps"
+    if not result.stopped:
+        print(f"done: {steps}, checkpoints in {model_dir / 'checkpoints'}", flush=True)
+    else:
+        print(f"stopped at {steps}", flush=True)
+    return not result.stopped
+
+
+def _prepared(run: TrainRun, data: DataConfig) -> PreparedMixture:
+    mixture = ensure_prepared(
+        data.mixture,
+        data.split,
+        data.prepared_dir,
+        modules=data.modules,
+        lengths=data.row_format.lengths,
+    )
+    mixture.require_vocabulary(rows=_vocabulary_rows(run))
+    row = data.row_format
+    for line in mixture.cut_report(row.lengths, row.shot_length):
+        print(line, flush=True)
+    return mixture
+
+
+def _held_out(run: TrainRun, data: DataConfig) -> Evaluate:
+    mixture = _prepared(run, data)
+
+    def batches() -> Iterator[Batch]:
+        return batches_from(mixture, data, seed=0, start_step=0)
+
+    next(batches())  # what does not fit is said before the first step
+    return held_out_loss(run.system, batches, run.held_out_batches)
+
+
+def _vocabulary_rows(run: TrainRun) -> int:
+    """Rows of the smallest embedding table of the run's models."""
+    models = (run.system.downstream, run.system.hypermodel)
+    return min(model.vocab_size for model in models if model is not None)
