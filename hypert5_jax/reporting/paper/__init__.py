@@ -1,0 +1,1 @@
+"""What the paper prints and says, as data."""
