@@ -90,7 +90,7 @@ def check_abstractly(run: TrainRun) -> states.TrainState:
         run.system.abstract_params(),
     )
     train_axes = {group: axes[group] for group in trainable}
-    optimiser = make_optimiser(run.train.optimiser, schedule, train_axes)
+    optimiser = make_optimiser(run.train.optimiser, schedule, train_axes, mesh)
     shapes = jax.eval_shape(
         lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
     )

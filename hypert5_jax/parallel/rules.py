@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hypert5_jax.core import axes
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import per_device
 from hypert5_jax.parallel.mesh import DATA, FSDP, MODEL
 
 Tree = Any
@@ -49,6 +50,11 @@ def activate():
     return nn.logical_axis_rules(_total(RULES))
 
 
+def inactive():
+    """Context in which they say nothing: inside shard_map a device sees its own part."""
+    return nn.logical_axis_rules(())
+
+
 def param_shardings(mesh: Mesh, shapes: Tree, logical: Tree) -> Tree:
     """A NamedSharding for every parameter.
 
@@ -74,8 +80,7 @@ def param_shardings(mesh: Mesh, shapes: Tree, logical: Tree) -> Tree:
 
 def _check_divides(mesh, path, shape, names, spec) -> None:
     for size, name, along in zip(shape, names or (), spec):
-        along = (along,) if isinstance(along, str) else (along or ())
-        ways = math.prod(mesh.shape[axis] for axis in along)
+        along, ways = _ways(mesh, along)
         if size % ways:
             parameter = "/".join(str(getattr(key, "key", key)) for key in path)
             raise UserError(
@@ -83,6 +88,24 @@ def _check_divides(mesh, path, shape, names, spec) -> None:
                 f"{size}, mesh axis {'+'.join(along)} has {ways} devices; choose a "
                 f"mesh size that divides {size}"
             )
+
+
+def _ways(mesh: Mesh, along: Any) -> tuple[tuple[str, ...], int]:
+    """The mesh axes one entry of a PartitionSpec names, and their devices."""
+    names = (along,) if isinstance(along, str) else tuple(along or ())
+    return names, math.prod(mesh.shape[axis] for axis in names)
+
+
+def _where_it_divides(
+    mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec
+) -> PartitionSpec:
+    """`spec` without the mesh axes that do not divide this shape."""
+    return PartitionSpec(
+        *(
+            None if size % _ways(mesh, along)[1] else along
+            for size, along in zip(shape, spec)
+        )
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -100,7 +123,9 @@ def like_params(mesh: Mesh, tree: Tree, params: Tree, shardings: Tree) -> Tree:
       shardings: tree like params.
 
     Returns:
-      tree like `tree`; arrays of another shape than their parameter are replicated.
+      tree like `tree`. Arrays with as many axes as their parameter lie as it does, but
+      for axes that do not divide (the scales of quantised blocks are fewer than what
+      they scale); other arrays are replicated, what is PerDevice lies along data.
     """
     structure = jax.tree.structure(params)
     leaves, layouts = jax.tree.leaves(params), jax.tree.leaves(shardings)
@@ -109,12 +134,22 @@ def like_params(mesh: Mesh, tree: Tree, params: Tree, shardings: Tree) -> Tree:
     def is_mirror(node: Any) -> bool:
         return isinstance(node, dict) and node.keys() == params.keys()
 
+    def place_one(node: Any, param: Any, at: NamedSharding) -> Any:
+        if per_device.is_per_device(node):
+            spec = per_device.spec(node.values)
+            return per_device.PerDevice(NamedSharding(mesh, spec))
+        if len(node.shape) != len(param.shape):
+            return everywhere
+        return NamedSharding(mesh, _where_it_divides(mesh, node.shape, at.spec))
+
     def place(node: Any) -> Any:
         if not is_mirror(node):
             return everywhere
         placed = [
             jax.tree.map(
-                lambda s, p=p, at=at: at if s.shape == p.shape else everywhere, sub
+                lambda leaf, p=p, at=at: place_one(leaf, p, at),
+                sub,
+                is_leaf=per_device.is_per_device,
             )
             for sub, p, at in zip(structure.flatten_up_to(node), leaves, layouts)
         ]

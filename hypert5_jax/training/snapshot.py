@@ -31,7 +31,8 @@ class RunIdentity:
 
     Attributes:
       seed: of data order and dropout.
-      optimiser: its name; another one's state cannot be read.
+      optimiser: its name and what else its state depends on; another one's state
+        cannot be read.
       fingerprints: {frozen group: sha256}.
       origins: {group: where its initial parameters came from}, for messages.
       vocabulary: fingerprint of the data's vocabulary; "" is compared with nothing.

@@ -17,9 +17,9 @@ import optax
 from jax.sharding import Mesh
 
 from hypert5_jax.checkpoints.store import CheckpointStore
-from hypert5_jax.training import snapshot
+from hypert5_jax.training import optimisers, snapshot
 from hypert5_jax.training import state as states
-from hypert5_jax.training.optimisers import make_optimiser
+from hypert5_jax.training.adam1bit import PerDeviceOptimiser
 from hypert5_jax.training.schedules import make_schedule
 from hypert5_jax.training.settings import TrainConfig
 from hypert5_jax.training.state import InitialParams, TrainState
@@ -41,7 +41,7 @@ class Start:
 
     state: TrainState
     shardings: TrainState
-    optimiser: optax.GradientTransformation
+    optimiser: optax.GradientTransformation | PerDeviceOptimiser
     schedule: optax.Schedule
     identity: snapshot.RunIdentity
 
@@ -68,8 +68,8 @@ def start(
     )
     axes = {g: a for g, a in system.logical_axes().items() if g in begin.params}
     schedule = make_schedule(config.schedule, config.steps)
-    optimiser = make_optimiser(
-        config.optimiser, schedule, {g: axes[g] for g in trainable}
+    optimiser = optimisers.make_optimiser(
+        config.optimiser, schedule, {g: axes[g] for g in trainable}, mesh
     )
     shapes = jax.eval_shape(
         lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
@@ -77,7 +77,7 @@ def start(
     shardings = states.state_shardings(mesh, shapes, axes)
     identity = snapshot.RunIdentity(
         config.seed,
-        config.optimiser.name,
+        optimisers.identity(config.optimiser, mesh),
         states.fingerprints(frozen) if store is not None else {},
         begin.origins,
         vocabulary,

@@ -3,6 +3,9 @@
 The gradient is that of the loss summed over target tokens, accumulated over microbatches
 and divided once by the global sum of weights: k microbatches equal one batch, and any
 split of the batch over devices equals one device.
+
+What the compiler makes of that adds the gradients of all devices up. An optimiser that
+does so by itself is given each device's own: the same step, then, inside shard_map.
 """
 
 from collections.abc import Callable
@@ -12,9 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh, PartitionSpec
 
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import per_device, rules
+from hypert5_jax.parallel.mesh import DATA
+from hypert5_jax.training.adam1bit import PerDeviceOptimiser
 from hypert5_jax.training.state import TrainState
 
 Sums = dict[str, Array]
@@ -23,7 +30,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 def make_step(
     system: Any,
-    optimiser: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation | PerDeviceOptimiser,
     *,
     seed: int,
     microbatches: int = 1,
@@ -35,24 +42,35 @@ def make_step(
       system: with `loss(params, batch, dropout_rng=, z_loss=) -> LossSums`.
       optimiser: for the trainable groups.
       seed: dropout of step s is drawn from (seed, s, microbatch), so that nothing
-        random needs saving.
+        random needs saving; under a PerDeviceOptimiser from (seed, s, device,
+        microbatch).
       microbatches: how many parts of the batch are computed one after the other; it
         must divide the number of contexts.
       z_loss: weight of log(Z)^2 per target token (PaLM, section 5; 0 in the paper).
 
     Returns:
       a function to be compiled; its sums are float32 scalars over the whole batch:
-      LossSums by name, and `grad_norm` (of the mean loss' gradient, before clipping).
+      LossSums by name, and `grad_norm` (of the mean loss' gradient, before clipping;
+      under a PerDeviceOptimiser, whose gradient is nowhere whole, the root mean square
+      of the devices' own).
 
     Raises:
       UserError: microbatches of several φ learned side by side, each of which owns
-        consecutive rows that microbatches would tear apart.
+        consecutive rows that microbatches would tear apart; or devices that would.
     """
     if microbatches > 1 and system.variant.learned_batch > 1:
         raise UserError(
             f"microbatches={microbatches} with learned_batch="
             f"{system.variant.learned_batch}: each learned φ owns consecutive rows of "
             "the batch, which microbatches would tear apart; use microbatches=1"
+        )
+    mesh = optimiser.mesh if isinstance(optimiser, PerDeviceOptimiser) else None
+    devices = 1 if mesh is None else mesh.shape[DATA]
+    if devices > 1 and system.variant.learned_batch > 1:
+        raise UserError(
+            f"adam1bit on {devices} data devices with learned_batch="
+            f"{system.variant.learned_batch}: each learned φ owns consecutive rows of "
+            "the batch, which the devices would tear apart; use another optimiser"
         )
 
     def gradient(trainable, frozen, batch: Batch, rng: Array):
@@ -85,16 +103,49 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        if mesh is not None:
+            rng = jax.random.fold_in(rng, jax.lax.axis_index(DATA))
         grads, sums = accumulated(state, batch, rng)
-        # A batch without a single weighted token has gradient 0, not 0 / 0.
-        weight = jnp.where(sums["weight"] > 0, sums["weight"], 1.0)
+        if mesh is not None:
+            sums = jax.lax.psum(sums, DATA)
+        # A batch without a single weighted token has gradient 0, not 0 / 0. The mean
+        # over devices of what they have for a gradient is that of the batch.
+        weight = jnp.where(sums["weight"] > 0, sums["weight"], 1.0) / devices
         grads = jax.tree.map(lambda g: g / weight, grads)
+        norm = optax.global_norm(grads)
+        if mesh is not None:
+            norm = jnp.sqrt(jax.lax.pmean(jnp.square(norm), DATA))
         updates, opt_state = optimiser.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         state = TrainState(state.step + 1, trainable, state.frozen, opt_state)
-        return state, {**sums, "grad_norm": optax.global_norm(grads)}
+        return state, {**sums, "grad_norm": norm}
 
-    return step
+    return step if mesh is None else _on_each_device(step, mesh)
+
+
+def _on_each_device(step: Step, mesh: Mesh) -> Step:
+    """The step, each device of the data axis at its own rows and its own errors."""
+
+    def one_device(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        with rules.inactive():
+            return step(state, batch)
+
+    def whole(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        everywhere: Any = PartitionSpec()
+        of_state = TrainState(
+            everywhere, everywhere, everywhere, per_device.specs(state.opt_state)
+        )
+        # Unchecked: what is alike on all devices is so by what the optimiser computes,
+        # and gradients of parameters held by all must not be added up on the way back.
+        return jax.shard_map(
+            one_device,
+            mesh=mesh,
+            in_specs=(of_state, PartitionSpec(DATA)),
+            out_specs=(of_state, everywhere),
+            check_vma=False,
+        )(state, batch)
+
+    return whole
 
 
 def split(batch: Batch, parts: int) -> Batch:

@@ -44,9 +44,10 @@ def unstacked_axes():
 
 def updated(config, params, axes, grads, steps=2):
     optimiser = make_optimiser(config, optax.constant_schedule(0.1), axes)
-    state = optimiser.init(params)
+    state = jax.jit(optimiser.init)(params)
+    update = jax.jit(optimiser.update)
     for grad in grads[:steps]:
-        updates, state = optimiser.update(grad, state, params)
+        updates, state = update(grad, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 
