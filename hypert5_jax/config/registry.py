@@ -10,6 +10,7 @@ from hypert5_jax.checkpoints.store import CheckpointConfig
 from hypert5_jax.config.data import DataConfig
 from hypert5_jax.config.evaluate_run import EvaluateRun, EvaluationData
 from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.config.tune_run import Starts, TuneRun
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
@@ -38,10 +39,12 @@ CONFIGURABLES: Mapping[str, type] = {
         PrefixSpec,
         RowFormat,
         ScheduleConfig,
+        Starts,
         System,
         T5Config,
         TrainConfig,
         TrainRun,
+        TuneRun,
         Variant,
     )
 }
