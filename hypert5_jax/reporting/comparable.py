@@ -32,13 +32,16 @@ _MAY_DIFFER = re.compile(
 
 
 def differences(one: Result, other: Result) -> list[str]:
-    """What was measured otherwise: "limit is 4 and null", none if nothing was."""
+    """What was measured otherwise: "limit is None and 4", none if nothing was."""
+    # Of two protocols nearly everything differs: their names say it.
+    values = [_at(result.settings, "protocol.name") for result in (one, other)]
+    if found := value_differences("protocol.name", *values):
+        return found
     names = list(_ALL)
     if all(_at(r.settings, "rows.context") != "none" for r in (one, other)):
         names += _CONTEXT
-    found: list[str] = []
     for name in names:
-        values = (_at(one.settings, name), _at(other.settings, name))
+        values = [_at(result.settings, name) for result in (one, other)]
         found += _differences(name, *values)
     return found
 
@@ -53,7 +56,12 @@ def _differences(name: str, one: Any, other: Any) -> Iterator[str]:
         for key in sorted({*one, *other}):
             yield from _differences(f"{name}.{key}", one.get(key), other.get(key))
     elif one != other:
-        yield f"{name} is {one!r} and {other!r}"
+        yield f"{name} is {_short(one)} and {_short(other)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _at(settings: Json, name: str) -> Any:
@@ -61,6 +69,25 @@ def _at(settings: Json, name: str) -> Any:
     for key in name.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def measured(result: Result) -> str:
+    """What a result was measured on: protocol, data, how much of it."""
+    settings = result.settings
+    data = f"{_at(settings, 'data.mixture')}/{_at(settings, 'data.split')}"
+    words = [f"protocol {_at(settings, 'protocol.name')} on {data}"]
+    # How much of a benchmark its folder holds, and of which release.
+    words += dict.fromkeys(
+        f"{fact} {facts[fact]}"
+        for facts in result.data_about.values()
+        for fact in ("tasks", "release")
+        if fact in facts
+    )
+    if tasks := settings.get("tasks"):
+        words.append(f"only {len(tasks)} chosen tasks")
+    if (limit := settings.get("limit")) is not None:
+        words.append(f"only the first {limit} examples of each task")
+    return ", ".join(words)
 
 
 def require_one_measure(results: Sequence[Result]) -> None:

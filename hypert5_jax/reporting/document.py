@@ -111,7 +111,9 @@ def _marked(text: Text, in_cell: bool = False) -> str:
 
 def _escaped(text: str) -> str:
     """Plain words: nothing in them is a mark, a tag or an entity."""
-    text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(text.split("\n")))
+    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(text.split("\n")))
+    # Within a word an underscore is only itself.
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 

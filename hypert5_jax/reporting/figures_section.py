@@ -23,7 +23,7 @@ from hypert5_jax.reporting.tables_section import (
     NOTHING,
     Commands,
     comparison,
-    differing,
+    measurement,
     notes,
     rows_of,
 )
@@ -58,7 +58,7 @@ def figure_4_blocks(
             lines.append([system, *([mark] * max(1, len(filled.columns)))])
     heads = [f"{int(column):,}" for column in filled.columns] or [AVG]
     blocks.append(Grid(["steps", *heads], lines))
-    blocks += commands.new() + notes(list(filled.scores.values())) + differing(filled)
+    blocks += commands.new() + notes(list(filled.scores.values())) + measurement(filled)
     if not filled.scores:
         return blocks, {}
     book = numbers.book

@@ -26,6 +26,7 @@ class Result:
       settings: what decides its scores.
       checkpoint: what was judged.
       config: the gin text that evaluate was given.
+      data_about: {source of data: {fact: text}}, what the data say of themselves.
     """
 
     file: epath.Path
@@ -34,6 +35,7 @@ class Result:
     settings: Json
     checkpoint: str | None
     config: str
+    data_about: Json
 
     @property
     def table(self) -> str:
@@ -151,6 +153,7 @@ def read_result(file: epath.Path) -> Result:
         settings,
         about.get("checkpoint"),
         about.get("config") or "",
+        about.get("data_about") or {},
     )
 
 

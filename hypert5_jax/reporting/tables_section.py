@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from hypert5_jax.reporting.comparable import told
+from hypert5_jax.reporting.comparable import measured, told
 from hypert5_jax.reporting.document import (
     Block,
     Code,
@@ -128,7 +128,7 @@ def table_blocks(filled: Filled, commands: Commands) -> list[Block]:
     blocks.append(comparison(table, columns, filled.scores, commands))
     blocks += commands.new()
     blocks += notes(list(filled.scores.values()))
-    blocks += differing(filled)
+    blocks += measurement(filled)
     return blocks + context_blocks(filled)
 
 
@@ -147,12 +147,16 @@ def notes(scores: Sequence[Score]) -> list[Block]:
     return [Paragraph(f"± is the sample's standard deviation over {', '.join(parts)}.")]
 
 
-def differing(filled: Filled) -> list[Block]:
-    """What was not the same for all results, and was not refused."""
-    found = told(filled.results)
-    if not found:
-        return []
-    return [Paragraph(f"Not the same for all of these results: {'; '.join(found)}.")]
+def measurement(filled: Filled) -> list[Block]:
+    """What was measured, and what was not the same for all and was not refused."""
+    places = dict.fromkeys(measured(result) for result in filled.results)
+    blocks: list[Block] = []
+    if places:
+        blocks.append(Paragraph(f"Measured by {'; '.join(places)}."))
+    if found := told(filled.results):
+        text = f"Not the same for all of these results: {'; '.join(found)}."
+        blocks.append(Paragraph(text))
+    return blocks
 
 
 def context_blocks(filled: Filled) -> list[Block]:

@@ -21,6 +21,7 @@ EVIL = (
     "pipes | and `ticks` and *stars* and _lines_",
     "[not](a-link) \\ ~gone~ &amp; ![x](y)",
     "\"quoted\" 'too'",
+    "__init__ a_b_c _x_ under_ _score",
     r"a bar \| behind a backslash",
 )
 VOID = {"meta", "img"}

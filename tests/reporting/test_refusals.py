@@ -36,6 +36,14 @@ def test_results_that_were_measured_differently(tmp_path, change, words):
     assert words in said and str(one) in said and str(other) in said
 
 
+def test_another_protocol_is_refused_also_where_it_has_no_number(tmp_path):
+    kind = {"table": "table_4", "column": "Def"}
+    write_result(tmp_path / "a", context=1, protocol__name="sni", **kind)
+    context = p3_context({"CB": 1})
+    write_result(tmp_path / "b", "T5-MTF", context, **kind)
+    assert "protocol.name is 'sni' and 'p3'" in refusal(tmp_path)
+
+
 def test_systems_without_a_context_need_not_share_its_settings(tmp_path):
     write_result(tmp_path / "a", "T5-MTF-Few-shot", p3_context(*EIGHT))
     more = {"rows__context": "none", "rows__max_shots": 0, "data__support": "x/y"}

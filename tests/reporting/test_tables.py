@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hypert5_jax.reporting.book import numbers_of
-from hypert5_jax.reporting.document import Grid, Items
+from hypert5_jax.reporting.document import Grid, Items, Paragraph
 from hypert5_jax.reporting.judgement import FAILS, HOLDS, UNKNOWN, judge
 from hypert5_jax.reporting.paper.claims import CLAIMS
 from hypert5_jax.reporting.paper_report import compose
@@ -119,6 +119,19 @@ def test_other_contexts_stand_beside_the_real_one(tmp_path):
         grid.head == ["", "real", "empty"]
         and grid.rows == [["HyperT5-Prefix, Def", "50.0", "30.0"]]
         for grid in grids(tmp_path)
+    )
+
+
+def test_a_table_says_what_was_measured(tmp_path):
+    write_result(tmp_path / "a", context=p3_context(*range(8)), limit=4)
+    texts = [
+        b.text
+        for b in compose(read_numbers(tmp_path)).blocks
+        if isinstance(b, Paragraph)
+    ]
+    assert (
+        "Measured by protocol p3 on eval/test, only the first 4 examples of each task."
+        in texts
     )
 
 
