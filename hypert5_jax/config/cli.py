@@ -58,8 +58,5 @@ def _quiet_logs() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
     )
-    for handler in logging.getLogger().handlers:
-        # gin reports each place it looked in as an error, through the root logger.
-        handler.addFilter(lambda record: record.module != "resource_reader")
     for name in ("absl", "orbax", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -139,12 +139,16 @@ def _parsed(arguments: GinArguments) -> Iterator[None]:
     registry.register()
     gin.clear_config()
     prefixes = list(gin_config._LOCATION_PREFIXES)
+    readers = list(gin_config._FILE_READERS)
     try:
         gin_config._LOCATION_PREFIXES.extend([*arguments.search_paths, _CHECKOUT])
+        # Not the one that takes folders for packages: it fails on one without Python.
+        gin_config._FILE_READERS[:] = readers[:1]
         _parse(arguments)
         yield
     finally:
         gin_config._LOCATION_PREFIXES[:] = prefixes
+        gin_config._FILE_READERS[:] = readers
         gin.clear_config()
 
 

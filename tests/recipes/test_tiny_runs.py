@@ -1,0 +1,131 @@
+"""Every recipe, as listed by the folder, trained and judged small on the real slices.
+
+    python -m pytest -m slow tests/recipes
+
+runs all of them in one folder, each from what another one made there, as their own
+settings say; the default run takes one. Only data, sizes and lengths are overridden.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from hypert5_jax import evaluate, train
+from hypert5_jax.checkpoints import t5x
+from hypert5_jax.config import cli, gin_files
+from hypert5_jax.config.train_run import TrainRun
+from tests.recipes import described
+
+TINY = described.ROOT / "tests" / "recipes" / "tiny.gin"
+# The mixtures of the slices in the place of the paper's, by how a recipe's name begins.
+DATA = {
+    "hyperpretraining/": (
+        "MIXTURE_OR_TASK_NAME=text_caclm",
+        "TASK_MODULES=('tasks.text',)",
+    ),
+    "p3_": (
+        "MIXTURE_OR_TASK_NAME=p3_train_available",
+        "EVALUATION_MIXTURE=p3_eval_available",
+        # No slice has rows of both splits of one prompt.
+        "SUPPORT_SPLIT=validation",
+        "EvaluationData.tasks=('super_glue_cb_can_we_infer',)",
+    ),
+    "metaicl_large/": (
+        "MIXTURE_OR_TASK_NAME=slices_metaicl_train",
+        "EVALUATION_MIXTURE=slices_metaicl_test",
+        "TASK_MODULES=('tests.recipes.slices',)",
+    ),
+    "sni_": ("EvaluationData.tasks=('task102_commongen_sentence_generation',)",),
+}
+DATA["figure_4/sweep"] = DATA["p3_"]
+DATA["figure_4/"] = (*DATA["p3_"], "HYPERPRETRAINED=1")
+# Of runs that are judged.
+JUDGED = ("EvaluationData.limit=2", "EVALUATION_BATCH_SIZE=8")
+GENERATED = ("EvaluateRun.decoding=@Decoding()", "Decoding.max_tokens=4")
+
+
+def in_order():
+    """The recipes others start from, then all others; small/ is run as it is."""
+    names = [n for n in described.names() if not n.startswith("small/")]
+    return sorted(names, key=lambda n: not n.startswith("hyperpretraining/"))
+
+
+def command(name, home, *more):
+    """The arguments of a recipe's small run."""
+    is_sweep = name in described.sweeps()
+    given = list(next(v for k, v in DATA.items() if name.startswith(k)))
+    given += [f"INITIAL_CHECKPOINT_PATH={home / 't5'}"]
+    if is_sweep:
+        given += [f"TrainSweep.files=('{TINY}',)"]
+        given += ["TrainSweep.over={'HYPERPRETRAINED': (0, 1, 2)}"]
+    example = described.cells_of(name)[0].run if is_sweep else described.run_of(name)
+    if example.evaluation is not None:
+        given += JUDGED
+        if example.evaluation.protocol != "p3":
+            given += GENERATED
+    given = [f"--gin.{setting}" for setting in (*given, *more)]
+    files = [] if is_sweep else [f"--gin_file={TINY}"]
+    return [f"--gin_file=gin/recipes/{name}.gin", *files, *given]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, shared):
+    """The folder everything is run in, with a T5 that the recipes start from."""
+    pytest.importorskip("seqio", reason="seqio, of `data`, is not installed")
+    home = tmp_path_factory.mktemp("recipes")
+    before = Path.cwd(), os.environ.get("HYPERT5_DATA")
+    os.environ["HYPERT5_DATA"] = str((shared / "data").resolve())
+    argv = command("p3_large/t5_mtf", home)
+    run = gin_files.build(TrainRun, gin_files.read_arguments("train", "", argv))[0]
+    rng = np.random.default_rng(0)
+    shapes = run.system.abstract_params()["downstream"]
+    t5 = jax.tree.map(lambda s: rng.normal(0, 0.1, s.shape).astype(s.dtype), shapes)
+    t5x.save_t5(str(home / "t5"), t5)
+    os.chdir(home)
+    yield home
+    os.chdir(before[0])
+    if before[1] is None:
+        del os.environ["HYPERT5_DATA"]
+    else:
+        os.environ["HYPERT5_DATA"] = before[1]
+
+
+def train_and_judge(name, home, *more):
+    """Runs a recipe; the runs' folders."""
+    assert cli.exit_code(train.main, command(name, home, *more)) == 0
+    if name in described.sweeps():
+        return sorted(home.glob("runs/figure_4/*/hyperpretrained_*"))
+    return [home / described.run_of(name).model_dir]
+
+
+def check(name, folders):
+    """What the reports read of a finished run."""
+    for folder in folders:
+        assert (folder / "checkpoints" / "2").is_dir()
+        if name.startswith("hyperpretraining/"):
+            continue
+        found = json.loads((folder / "scores" / "results.json").read_text())
+        recipe = found["recipe"]
+        assert recipe["table"] and recipe["system"]
+        assert found["contexts"]["real"]
+        parameters = described.run_of(recipe["name"]).system.groups
+        assert set(found["about"]["parameters"]) == set(parameters)
+
+
+def test_a_recipe_runs_small_on_real_data(home):
+    name = "sni_large/hypert5_prefix_def_2pos"
+    check(name, train_and_judge(name, home, "INITIAL_ADAPTATION_PATH=None"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", in_order())
+def test_every_recipe_runs_small_on_real_data(name, home):
+    folders = train_and_judge(name, home)
+    check(name, folders)
+    if (folders[0] / "scores").exists() and name not in described.sweeps():
+        assert cli.exit_code(evaluate.main, command(name, home)) == 0
+        check(name, folders)
