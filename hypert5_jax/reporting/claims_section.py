@@ -16,30 +16,39 @@ from hypert5_jax.reporting.judgement import (
 from hypert5_jax.reporting.paper.claims import CLAIMS
 from hypert5_jax.reporting.paper.tables import SMALL, TABLES, printed
 from hypert5_jax.reporting.scores import signed
+from hypert5_jax.reporting.tables_section import NOTHING
 
 _YES = {True: "yes", False: "no", None: "?"}
 
 
 def places(claim: Claim, numbers: Numbers) -> list[str]:
-    """Tables of a claim that the report shows: the paper's, and small ones with results."""
-    return [t for t in claim.tables if t not in SMALL or numbers.there(t)]
+    """Tables of a claim to speak of: small ones with results; the paper's, all of them.
+
+    The paper's are left out where there are results in small and no others.
+    """
+    there = {table for table in TABLES if numbers.there(table)}
+    paper = not there or bool(there - set(SMALL))
+    return [t for t in claim.tables if (t in there if t in SMALL else paper)]
 
 
 def summary(numbers: Numbers) -> list[Block]:
     """One line for each claim and table: does it hold there, in the paper and here?"""
-    book, paper = numbers.book, printed()
+    book = numbers.book
     lines: list[list[Text]] = []
     for claim in CLAIMS:
         for i, table in enumerate(places(claim, numbers)):
             words = f"{claim.text} (§{claim.section})" if i == 0 else ""
-            theirs = judge(claim, table, paper)
-            said = "not in its text"
-            if table in SMALL or theirs.outcome != UNKNOWN:
-                said = "" if table in SMALL else _outcome_text(theirs)
             ours = verdict_text(judge(claim, table, book))
-            lines.append([words, TABLES[table].label, said, ours])
-    head: Sequence[Text] = ["claim", "where", "paper's numbers", "ours"]
+            lines.append([words, TABLES[table].label, _paper_text(claim, table), ours])
+    head: Sequence[Text] = ["claim", "where", "paper's own numbers", "ours"]
     return [Heading(2, "The paper's claims"), Grid(head, lines, left=4)]
+
+
+def _paper_text(claim: Claim, table: str) -> str:
+    if table in SMALL:
+        return NOTHING
+    verdict = judge(claim, table, printed())
+    return "not in its text" if verdict.outcome == UNKNOWN else _outcome_text(verdict)
 
 
 def _outcome_text(verdict: Verdict) -> str:
