@@ -5,6 +5,7 @@ variant has "downstream" and at most one of the others.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,12 +119,11 @@ class System:
 
     def abstract_params(self) -> Params:
         """`init`'s tree as ShapeDtypeStructs; costs no memory."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return nn.unbox(_boxed_shapes(self))
 
     def logical_axes(self) -> Params:
         """`init`'s tree with a tuple of axis names (or None) for every array."""
-        boxed = jax.eval_shape(self._init_boxed, jax.random.key(0))
-        specs = nn.get_partition_spec(boxed)
+        specs = nn.get_partition_spec(_boxed_shapes(self))
         return jax.tree.map(
             tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
         )
@@ -194,6 +194,12 @@ class System:
         """Sums over the batch's target tokens; `.total` is what to differentiate."""
         logits = self.logits(params, batch, phi=phi, dropout_rng=dropout_rng)
         return cross_entropy(logits, batch.targets, batch.weights, z_loss)
+
+
+@functools.lru_cache(maxsize=32)
+def _boxed_shapes(system: System) -> Params:
+    """Shapes and axis names of a system's parameters: a trace, made once."""
+    return jax.eval_shape(system._init_boxed, jax.random.key(0))
 
 
 def _rngs(key: Array | None) -> dict[str, Array]:

@@ -29,6 +29,8 @@ RULES: Rules = (
     (axes.JOINED_KV, MODEL),
     (axes.PHI_OUT, MODEL),
     (axes.EMBED, FSDP),
+    # A head's output map has no embed axis, and is by far the largest of what is new.
+    (axes.HEAD_HIDDEN, FSDP),
 )
 
 
