@@ -82,8 +82,10 @@ def test_an_empty_cell_names_the_command_that_fills_it(tmp_path):
     listed = [i for b in report.blocks if isinstance(b, Items) for i in b.items]
     pairs = [item for item in listed if isinstance(item, tuple)]
     commands = {mark.strip(): code.text for mark, code in pairs}
-    assert commands[row[1]].endswith("/metaicl_non_nli_to_nli/hypert5_prefix.gin")
-    assert commands[row[2]].endswith("/metaicl_non_class_to_class/hypert5_prefix.gin")
+    assert commands[row[1]].endswith("/metaicl_large/non_nli_to_nli/hypert5_prefix.gin")
+    assert commands[row[2]].endswith(
+        "/metaicl_large/non_class_to_class/hypert5_prefix.gin"
+    )
 
 
 def test_scaled_down_tables_have_the_columns_of_their_results(tmp_path):
