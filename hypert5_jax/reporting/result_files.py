@@ -28,6 +28,7 @@ class Result:
       checkpoint: what was judged.
       config: the gin text that evaluate was given.
       data_about: {source of data: {fact: text}}, what the data say of themselves.
+      parameters: {group: how many}.
     """
 
     file: epath.Path
@@ -37,6 +38,7 @@ class Result:
     checkpoint: str | None
     config: str
     data_about: Json
+    parameters: Json
 
     @property
     def table(self) -> str:
@@ -161,6 +163,7 @@ def read_result(file: epath.Path) -> Result:
         about.get("checkpoint"),
         about.get("config") or "",
         about.get("data_about") or {},
+        about.get("parameters") or {},
     )
 
 
