@@ -1,7 +1,5 @@
 """The paper's claims as blocks of the report: verdicts, then the numbers behind them."""
 
-from collections.abc import Sequence
-
 from hypert5_jax.reporting.book import Numbers
 from hypert5_jax.reporting.document import Block, Grid, Heading, Paragraph, Text
 from hypert5_jax.reporting.judgement import (
@@ -40,8 +38,10 @@ def summary(numbers: Numbers) -> list[Block]:
             words = f"{claim.text} (§{claim.section})" if i == 0 else ""
             ours = verdict_text(judge(claim, table, book))
             lines.append([words, TABLES[table].label, _paper_text(claim, table), ours])
-    head: Sequence[Text] = ["claim", "where", "paper's own numbers", "ours"]
-    return [Heading(2, "The paper's claims"), Grid(head, lines, left=4)]
+    head: list[Text] = ["claim", "where", "paper's own numbers", "ours"]
+    if all(line[2] == NOTHING for line in lines):
+        head, lines = head[:2] + head[3:], [line[:2] + line[3:] for line in lines]
+    return [Heading(2, "The paper's claims"), Grid(head, lines, left=len(head))]
 
 
 def _paper_text(claim: Claim, table: str) -> str:
@@ -52,15 +52,17 @@ def _paper_text(claim: Claim, table: str) -> str:
 
 
 def _outcome_text(verdict: Verdict) -> str:
-    """`does not hold (1 of 2 comparisons)`."""
+    """`does not hold in 1 of 2 comparisons`."""
     all_of = len(verdict.comparisons)
     known = [c for c in verdict.comparisons if c.outcome is not None]
     if verdict.outcome == HOLDS or not known:
         return verdict.outcome
     if verdict.outcome == UNKNOWN:
-        return f"{UNKNOWN} ({len(known)} of {all_of} comparisons)"
+        return f"{UNKNOWN}: {len(known)} of {all_of} comparisons"
     wrong = sum(c.outcome is False for c in known)
-    return f"{verdict.outcome} ({wrong} of {len(known)} comparisons)"
+    if len(known) == 1:
+        return verdict.outcome
+    return f"{verdict.outcome} in {wrong} of {len(known)} comparisons"
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -84,7 +86,8 @@ def details(numbers: Numbers) -> list[Block]:
             "Comparisons of which there is a number of ours, and those that the paper's "
             "own numbers contradict. The spread of a difference is the root of the sum "
             "of both variances, as far as draws or seeds give them; a difference that "
-            "is no larger says little."
+            "is no larger says little. Draws of shots do not tell how far another "
+            "training run would lie."
         ),
     ]
     book, paper = numbers.book, printed()

@@ -190,6 +190,29 @@ def test_claims_of_figure_4(tmp_path, curve, claims):
     assert tuple(outcomes) == claims
 
 
+def test_figure_4_shows_its_points_and_peft_only_beside_them(tmp_path):
+    for steps, score in ((0, [30, 32]), (100, [50, 54]), (20, 40)):
+        place = tmp_path / str(steps)
+        write_result(place, context=score, table="figure_4", steps=steps)
+    write_result(tmp_path / "p", "T5-MTF (Prefix)", p3_context(*[30] * 8))
+    (panel,) = compose(read_numbers(tmp_path)).pictures["figure_4.png"]
+    (line,) = panel.lines
+    assert (line.name, line.steps) == ("HyperT5-Prefix", [0, 20, 100])
+    assert [score.mean for score in line.scores] == [31, 40, 52]
+    assert [(n, s.mean, c) for n, s, c in panel.levels] == [
+        ("T5-MTF (Prefix)", 30, line.colour)
+    ]
+
+
+def test_peft_only_that_was_measured_otherwise_is_not_compared(tmp_path):
+    write_result(tmp_path / "f", context=50, table="figure_4", steps=0)
+    write_result(tmp_path / "p", "T5-MTF (Prefix)", p3_context(*[30] * 8), limit=4)
+    report = compose(read_numbers(tmp_path))
+    assert report.pictures["figure_4.png"][0].levels == []
+    texts = [b.text for b in report.blocks if isinstance(b, Paragraph)]
+    assert any("not compared: limit is None and 4." in text for text in texts)
+
+
 def test_numbers_are_printed_as_the_paper_prints_them():
     assert (number(54.649), number(-0.04), signed(0.04)) == ("54.6", "0.0", "0.0")
     assert (signed(1.25), signed(-3)) == ("+1.2", "−3.0")
