@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hypert5_jax.reporting.comparable import differences
 from hypert5_jax.reporting.filled import Filled, fill
-from hypert5_jax.reporting.paper.claims import ALL_STEPS, AT_START
-from hypert5_jax.reporting.paper.tables import SWEEPS, TABLES, start_row
+from hypert5_jax.reporting.paper.claims import ALL_STEPS, AT_START, PEFT_OF
+from hypert5_jax.reporting.paper.tables import PEFT_TABLE, SWEEPS, TABLES, start_row
 from hypert5_jax.reporting.result_files import Result, Sweep
-from hypert5_jax.reporting.scores import Book, Score, average
+from hypert5_jax.reporting.scores import AVG, Book, Score, average
 from hypert5_jax.reporting.sweeps import Tuned, tuned
 
 
@@ -31,11 +32,31 @@ class Numbers:
         found: dict[tuple[str, str, str], Score] = {}
         for name, table in self.filled.items():
             found |= {(name, *cell): score for cell, score in table.scores.items()}
+        for curve, peft_table in PEFT_TABLE.items():
+            for system in PEFT_OF.values():
+                score = self.filled[peft_table].scores.get((system, AVG))
+                if score is not None and not self.otherwise(curve):
+                    found[curve, system, AVG] = score
         for name, sweep in self.tuned.items():
             found |= {(name, *cell): score for cell, score in sweep.scores().items()}
             for (row, column), score in _of_curves(sweep).items():
                 found[name, row, column] = score
         return found
+
+    def otherwise(self, curve: str) -> list[str]:
+        """How PEFT-only of a table was measured otherwise than Figure 4, if it was."""
+        only = [
+            result
+            for result in self.filled[PEFT_TABLE[curve]].results
+            if result.recipe["system"] in PEFT_OF.values()
+        ]
+        found = [
+            difference
+            for one in self.filled[curve].results
+            for other in only
+            for difference in differences(one, other)
+        ]
+        return list(dict.fromkeys(found))
 
     def there(self, table: str) -> bool:
         """Whether the table has any number."""

@@ -1,7 +1,5 @@
 """The paper's claims as blocks of the report: verdicts, then the numbers behind them."""
 
-from collections.abc import Sequence
-
 from hypert5_jax.reporting.book import Numbers
 from hypert5_jax.reporting.document import Block, Grid, Heading, Paragraph, Text
 from hypert5_jax.reporting.judgement import (
@@ -16,42 +14,55 @@ from hypert5_jax.reporting.judgement import (
 from hypert5_jax.reporting.paper.claims import CLAIMS
 from hypert5_jax.reporting.paper.tables import SMALL, TABLES, printed
 from hypert5_jax.reporting.scores import signed
+from hypert5_jax.reporting.tables_section import NOTHING
 
 _YES = {True: "yes", False: "no", None: "?"}
 
 
 def places(claim: Claim, numbers: Numbers) -> list[str]:
-    """Tables of a claim that the report shows: the paper's, and small ones with results."""
-    return [t for t in claim.tables if t not in SMALL or numbers.there(t)]
+    """Tables of a claim to speak of: small ones with results; the paper's, all of them.
+
+    The paper's are left out where there are results in small and no others.
+    """
+    there = {table for table in TABLES if numbers.there(table)}
+    paper = not there or bool(there - set(SMALL))
+    return [t for t in claim.tables if (t in there if t in SMALL else paper)]
 
 
 def summary(numbers: Numbers) -> list[Block]:
     """One line for each claim and table: does it hold there, in the paper and here?"""
-    book, paper = numbers.book, printed()
+    book = numbers.book
     lines: list[list[Text]] = []
     for claim in CLAIMS:
         for i, table in enumerate(places(claim, numbers)):
             words = f"{claim.text} (§{claim.section})" if i == 0 else ""
-            theirs = judge(claim, table, paper)
-            said = "not in its text"
-            if table in SMALL or theirs.outcome != UNKNOWN:
-                said = "" if table in SMALL else _outcome_text(theirs)
             ours = verdict_text(judge(claim, table, book))
-            lines.append([words, TABLES[table].label, said, ours])
-    head: Sequence[Text] = ["claim", "where", "paper's numbers", "ours"]
-    return [Heading(2, "The paper's claims"), Grid(head, lines, left=4)]
+            lines.append([words, TABLES[table].label, _paper_text(claim, table), ours])
+    head: list[Text] = ["claim", "where", "paper's own numbers", "ours"]
+    if all(line[2] == NOTHING for line in lines):
+        head, lines = head[:2] + head[3:], [line[:2] + line[3:] for line in lines]
+    return [Heading(2, "The paper's claims"), Grid(head, lines, left=len(head))]
+
+
+def _paper_text(claim: Claim, table: str) -> str:
+    if table in SMALL:
+        return NOTHING
+    verdict = judge(claim, table, printed())
+    return "not in its text" if verdict.outcome == UNKNOWN else _outcome_text(verdict)
 
 
 def _outcome_text(verdict: Verdict) -> str:
-    """`does not hold (1 of 2 comparisons)`."""
+    """`does not hold in 1 of 2 comparisons`."""
     all_of = len(verdict.comparisons)
     known = [c for c in verdict.comparisons if c.outcome is not None]
     if verdict.outcome == HOLDS or not known:
         return verdict.outcome
     if verdict.outcome == UNKNOWN:
-        return f"{UNKNOWN} ({len(known)} of {all_of} comparisons)"
+        return f"{UNKNOWN}: {len(known)} of {all_of} comparisons"
     wrong = sum(c.outcome is False for c in known)
-    return f"{verdict.outcome} ({wrong} of {len(known)} comparisons)"
+    if len(known) == 1:
+        return verdict.outcome
+    return f"{verdict.outcome} in {wrong} of {len(known)} comparisons"
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -75,7 +86,8 @@ def details(numbers: Numbers) -> list[Block]:
             "Comparisons of which there is a number of ours, and those that the paper's "
             "own numbers contradict. The spread of a difference is the root of the sum "
             "of both variances, as far as draws or seeds give them; a difference that "
-            "is no larger says little."
+            "is no larger says little. Draws of shots do not tell how far another "
+            "training run would lie."
         ),
     ]
     book, paper = numbers.book, printed()

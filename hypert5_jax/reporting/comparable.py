@@ -76,6 +76,8 @@ def measured(result: Result) -> str:
     settings = result.settings
     data = f"{_at(settings, 'data.mixture')}/{_at(settings, 'data.split')}"
     words = [f"protocol {_at(settings, 'protocol.name')} on {data}"]
+    if (count := result.parameters.get("downstream")) is not None:
+        words.append(f"a downstream T5 of {count / 1e6:,.1f} million parameters")
     # How much of a benchmark its folder holds, and of which release.
     words += dict.fromkeys(
         f"{fact} {facts[fact]}"

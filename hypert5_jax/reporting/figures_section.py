@@ -15,7 +15,13 @@ from hypert5_jax.reporting.document import (
 from hypert5_jax.reporting.filled import Filled
 from hypert5_jax.reporting.paper.claims import PEFT_OF, points
 from hypert5_jax.reporting.paper.recipes import recipe_of
-from hypert5_jax.reporting.paper.tables import SMALL, STARTS, TABLES, start_row
+from hypert5_jax.reporting.paper.tables import (
+    PEFT_TABLE,
+    SMALL,
+    STARTS,
+    TABLES,
+    start_row,
+)
 from hypert5_jax.reporting.plots import Line, Panel
 from hypert5_jax.reporting.scores import AVG
 from hypert5_jax.reporting.sweeps import Cell, Tuned, started_elsewhere
@@ -68,14 +74,17 @@ def figure_4_blocks(
         for i, (system, curve) in enumerate(curves.items())
         if curve
     ]
-    peft_table = "small_p3" if filled.name in SMALL else "table_1"
     levels = [
-        (peft, book[peft_table, peft, AVG], f"C{systems.index(system)}")
+        (peft, book[filled.name, peft, AVG], f"C{systems.index(system)}")
         for system, peft in PEFT_OF.items()
-        if (peft_table, peft, AVG) in book and curves.get(system)
+        if (filled.name, peft, AVG) in book and curves.get(system)
     ]
     file = f"{prefix_of(filled.name)}figure_4.png"
     blocks.append(Picture(file, table.title))
+    if differing := numbers.otherwise(filled.name):
+        label = TABLES[PEFT_TABLE[filled.name]].label
+        text = f"PEFT-only of {label} was measured otherwise and is not compared: "
+        blocks.append(Paragraph(text + f"{'; '.join(differing)}."))
     return blocks, {file: [Panel("", "hyperpretraining steps", shown, levels)]}
 
 

@@ -1,5 +1,6 @@
 """From result files to the numbers of tables: {(table, row, column): score}."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +152,8 @@ def columns_of(result: Result) -> dict[str, Score]:
     if kind == protocols.INSTANCES:
         categories = table.get("categories", {})
         parts = {name: value.get("reported") for name, value in categories.items()}
+    if not isinstance(parts, Mapping):
+        raise UserError(f"{result.file} has {parts!r} where its columns should be")
     found = {name: _score(result, name, value) for name, value in parts.items()}
     headline = _headline(result, REAL)
     return found if headline is None else found | {AVG: headline}
@@ -172,10 +175,13 @@ def _headline(result: Result, context: str) -> Score | None:
 
 def _score(result: Result, column: str, value: object) -> Score:
     draws = value.get("draws") if isinstance(value, Mapping) else None
-    if not isinstance(draws, list) or not draws:
+    numbers = isinstance(draws, list) and all(
+        isinstance(draw, int | float) and math.isfinite(draw) for draw in draws
+    )
+    if not draws or not numbers:
         raise UserError(
             f"{result.file} has no score for {column}: {value!r}; expected an object "
-            "with its draws, as evaluate writes it"
+            "with finite draws, as evaluate writes it"
         )
     return Score(tuple(map(float, draws)), "draws")
 

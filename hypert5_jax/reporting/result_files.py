@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ class Result:
       checkpoint: what was judged.
       config: the gin text that evaluate was given.
       data_about: {source of data: {fact: text}}, what the data say of themselves.
+      parameters: {group: how many}.
     """
 
     file: epath.Path
@@ -36,6 +38,7 @@ class Result:
     checkpoint: str | None
     config: str
     data_about: Json
+    parameters: Json
 
     @property
     def table(self) -> str:
@@ -101,33 +104,39 @@ def read(folders: Sequence[str]) -> tuple[list[Result], list[Sweep]]:
     Raises:
       UserError: no such folder, or a file that is not what its name says.
     """
-    results: dict[str, epath.Path] = {}
-    sweeps: dict[str, epath.Path] = {}
+    files: dict[str, epath.Path] = {}
     for folder in map(epath.Path, folders):
         if not folder.is_dir():
             raise UserError(
                 f"--results names {folder}, which is no folder; expected folders that "
                 "evaluate or tune wrote to, or folders above them"
             )
-        for file in _files(folder):
-            found = results if file.name == RESULTS else sweeps
-            found.setdefault(str(file.resolve()), file)
+        try:
+            _find(folder, files, set())
+        except OSError as error:
+            raise UserError(f"cannot read below {folder}: {error}") from error
+    found = files.values()
     return (
-        [read_result(file) for file in results.values()],
-        [read_sweep(file) for file in sweeps.values()],
+        [read_result(file) for file in found if file.name == RESULTS],
+        [read_sweep(file) for file in found if file.name == CELLS],
     )
 
 
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    """Results and sweeps below a folder, in the order of their paths.
+def _find(folder: epath.Path, files: dict[str, epath.Path], seen: set[str]) -> None:
+    """Adds results and sweeps below a folder, in the order of their paths.
 
-    Not below checkpoints, which hold thousands of files.
+    Not below checkpoints, which hold thousands of files; links in a circle end.
     """
+    # Not epath's own resolve, which leaves links as they are.
+    place = os.path.realpath(folder)
+    if place in seen:
+        return
+    seen.add(place)
     for path in sorted(folder.iterdir()):
         if path.name in (RESULTS, CELLS):
-            yield path
+            files.setdefault(os.path.realpath(path), path)
         elif path.name != "checkpoints" and path.is_dir():
-            yield from _files(path)
+            _find(path, files, seen)
 
 
 def read_result(file: epath.Path) -> Result:
@@ -136,7 +145,7 @@ def read_result(file: epath.Path) -> Result:
     Raises:
       UserError: it is none of evaluate's, or its table is unknown.
     """
-    found = _json(file, file.read_text())
+    found = _json(file, _text(file))
     about = found.get("about")
     about = about if isinstance(about, Mapping) else {}
     contexts, settings = found.get("contexts"), about.get("settings")
@@ -154,6 +163,7 @@ def read_result(file: epath.Path) -> Result:
         about.get("checkpoint"),
         about.get("config") or "",
         about.get("data_about") or {},
+        about.get("parameters") or {},
     )
 
 
@@ -169,7 +179,7 @@ def read_sweep(file: epath.Path) -> Sweep:
             f"{file} has no {SETTINGS} beside it, which says what its runs share; "
             "expected the folder as `python -m hypert5_jax.tune` left it"
         )
-    settings = _json(beside, beside.read_text())
+    settings = _json(beside, _text(beside))
     lists = ("methods", "starts", "tasks", "learning_rates", "seeds")
     missing = [name for name in lists if not isinstance(settings.get(name), list)]
     if missing:
@@ -178,7 +188,7 @@ def read_sweep(file: epath.Path) -> Sweep:
             f"{', '.join(missing)}"
         )
     # A whole line ends in a newline: what follows the last one was cut by a kill.
-    *lines, _ = file.read_text().split("\n")
+    *lines, _ = _text(file).split("\n")
     runs = [_run(f"{file}, line {n}", line) for n, line in enumerate(lines, start=1)]
     recipe = _known(file, settings.get("recipe") or {})
     return Sweep(file, recipe, settings, tuple(runs))
@@ -219,6 +229,13 @@ def _run(place: str, line: str) -> Run:
     return run
 
 
+def _text(file: epath.Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+
+
 def _json(place: object, text: str) -> Json:
     try:
         found = json.loads(text)
@@ -251,4 +268,9 @@ def _known(file: epath.Path, recipe: object) -> Json:
         )
     if table and not sweep and not recipe.get("system"):
         raise UserError(f"{file}: its recipe names {table} but no system (the row)")
+    for name in ("name", "system", "column"):
+        if not isinstance(recipe.get(name) or "", str):
+            raise UserError(
+                f"{file}: its recipe's {name} is {recipe[name]!r}; expected text"
+            )
     return recipe

@@ -168,7 +168,8 @@ def context_blocks(filled: Filled) -> list[Block]:
     order = rows_of(TABLES[filled.name], filled.scores)
     rows = sorted(
         dict.fromkeys(row for row, _ in filled.contexts),
-        key=lambda row: order.index(row.split(", ")[0]),
+        key=lambda row: [f"{row}, ".startswith(f"{each}, ") for each in order],
+        reverse=True,
     )
     lines: list[list[Text]] = []
     for row in rows:

@@ -7,7 +7,7 @@ import pytest
 from hypert5_jax.reporting.judgement import FAILS, HOLDS, UNKNOWN, judge
 from hypert5_jax.reporting.paper import recipes
 from hypert5_jax.reporting.paper.claims import CLAIMS
-from hypert5_jax.reporting.paper.tables import SMALL, TABLES, printed
+from hypert5_jax.reporting.paper.tables import CURVES, SMALL, SWEEPS, TABLES, printed
 from tests.conftest import ROOT
 
 PRINTED = [table for table in TABLES.values() if table.rows]
@@ -77,7 +77,7 @@ def test_cells_have_the_recipes_of_their_rows_and_columns():
         "p3_large/hypert5_lora_plus"
     )
     assert recipes.recipe_of("table_3", "T5-MTF (LoRA)", "Non-NLI→NLI") == (
-        "metaicl_non_nli_to_nli/t5_mtf_lora"
+        "metaicl_large/non_nli_to_nli/t5_mtf_lora"
     )
     assert recipes.recipe_of("table_5", "HyperT5-Prefix", "Def+2Pos") == (
         "sni_xl/hypert5_prefix_def_2pos"
@@ -88,22 +88,48 @@ def test_cells_have_the_recipes_of_their_rows_and_columns():
 
 
 def test_what_a_recipe_starts_from_comes_before_it():
-    assert recipes.before(["sni_xl/hypert5_lora_def"]) == ["hyperpretrain/lora_xl"]
+    assert recipes.before(["sni_xl/hypert5_lora_def"]) == ["hyperpretraining/lora_xl"]
     assert recipes.before(["p3_large/hypert5_prefix_mlp"]) == [
-        "hyperpretrain/prefix_mlp_large"
+        "hyperpretraining/prefix_mlp_large"
     ]
     assert recipes.before(["p3_large/t5_mtf"]) == []
     assert recipes.before(["small/p3_t5_mtf", "small/tune"]) == ["small/sweep"]
     tune = recipes.before(["peft/tune_large"])
-    assert tune.index("hyperpretrain/lora_large") < tune.index("p3_large/hypert5_lora")
+    assert tune.index("hyperpretraining/lora_large") < tune.index(
+        "p3_large/hypert5_lora"
+    )
     assert len(tune) == 8
 
 
 def test_every_recipe_that_is_named_is_there():
     folder = ROOT / "gin" / "recipes"
-    if not folder.is_dir():
-        pytest.skip("this checkout has no gin/recipes")
     named = {r for cells in recipes.RECIPES.values() for r in cells.values()}
     named |= set(recipes.before(named))
-    assert {r for r in named if not (folder / f"{r}.gin").is_file()} == set()
-    assert all(re.fullmatch(r"[\w/]+", recipe) for recipe in named)
+    here = {recipe for recipe in named if (folder / recipe).parent.is_dir()}
+    assert {r for r in here if not (folder / f"{r}.gin").is_file()} == set()
+    assert len(here) >= 51
+
+
+@pytest.mark.parametrize("table", [t for t in recipes.RECIPES if t not in SWEEPS])
+def test_a_cells_recipe_says_that_it_fills_this_cell(table):
+    """Read as text: what a recipe binds, its own includes taken in."""
+    folder = ROOT / "gin" / "recipes"
+    for (system, column), recipe in recipes.RECIPES[table].items():
+        if table in CURVES or not (folder / recipe).parent.is_dir():
+            continue
+        bound = bindings(folder / f"{recipe}.gin")
+        assert bound.get("Recipe.name") == recipe
+        assert bound.get("Recipe.table") == table
+        assert bound.get("Recipe.system") == system
+        assert bound.get("Recipe.column", "") == column
+
+
+def bindings(file):
+    """{name: text} of what a gin file binds to texts, with what it includes."""
+    found = {}
+    for line in file.read_text().splitlines():
+        if included := re.match(r'include "(.*)"', line):
+            found |= bindings(ROOT / included[1])
+        elif bound := re.match(r'([\w.]+) = "(.*)"', line):
+            found[bound[1]] = bound[2]
+    return found

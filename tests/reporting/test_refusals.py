@@ -151,6 +151,7 @@ def test_a_file_of_something_else(tmp_path, text, words):
         ({"column": "ANLI"}, "column 'ANLI' of table_1; expected none"),
         ({"table": "figure_4"}, "hyperpretrained is None"),
         ({"system": ""}, "names table_1 but no system"),
+        ({"system": 5}, "its recipe's system is 5; expected text"),
     ],
 )
 def test_a_recipe_that_fits_no_cell(tmp_path, change, words):
@@ -159,9 +160,23 @@ def test_a_recipe_that_fits_no_cell(tmp_path, change, words):
     assert words in said and str(file) in said
 
 
-def test_a_number_that_is_none(tmp_path):
-    file = write_result(tmp_path / "a", context={"mean": {"CB": {"mean": 3}}})
+@pytest.mark.parametrize(
+    "number", [{"mean": 3}, {"draws": []}, {"draws": [float("nan")]}, {"draws": "3"}, 3]
+)
+def test_a_number_that_is_none(tmp_path, number):
+    file = write_result(tmp_path / "a", context={"mean": {"CB": number}})
     assert f"{file} has no score for CB" in refusal(tmp_path)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "results.json").write_bytes(b"\xff\xfe")
+    assert f"cannot read {tmp_path}/results.json" in refusal(tmp_path)
+
+
+def test_links_in_a_circle_end(tmp_path):
+    write_result(tmp_path / "a", context=p3_context(*EIGHT))
+    (tmp_path / "a" / "again").symlink_to(tmp_path)
+    assert len(read([str(tmp_path)])[0]) == 1
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -78,6 +78,9 @@ def test_scaled_down_results_have_files_of_their_own(tmp_path):
     assert (tmp_path / "out" / "small_figure_4.png").is_file()
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.index("## In small") < text.index("### Table 1")
+    # Claims speak of what there is; the paper's own tables are for later.
+    claims = text[: text.index("## In small")]
+    assert "Figure 4 in small" in claims and "| Table 1 |" not in claims
 
 
 @pytest.mark.parametrize(

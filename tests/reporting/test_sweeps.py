@@ -5,6 +5,7 @@ import pytest
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.reporting.book import numbers_of
 from hypert5_jax.reporting.paper.claims import ALL_STEPS, AT_START
+from hypert5_jax.reporting.paper_report import compose
 from hypert5_jax.reporting.result_files import read
 from hypert5_jax.reporting.sweeps import started_elsewhere
 from tests.reporting.written import run_line, write_sweep
@@ -90,6 +91,17 @@ def test_curves_are_means_over_columns_at_the_best_learning_rates(tmp_path):
     book = numbers_of(*read([str(tmp_path)])).book
     assert book["small_tune", "LoRA (Rand Init)", AT_START].mean == 9
     assert book["small_tune", "LoRA (Rand Init)", ALL_STEPS].values == (23, 29)
+
+
+def test_figures_5_and_9_show_every_start_of_their_methods(tmp_path):
+    lines = cell() + cell("cb") + cell(start="Hyper") + cell("cb", "Hyper")
+    flat = [line | {"method": "Prefix-Flat"} for line in cell() + cell("cb")]
+    write_sweep(tmp_path / "s", lines + flat, methods=["LoRA", "Prefix-Flat"])
+    pictures = compose(numbers_of(*read([str(tmp_path)]))).pictures
+    (lora,), (prefix,) = pictures["small_figure_5.png"], pictures["small_figure_9.png"]
+    assert [line.name for line in lora.lines] == ["Rand Init", "Hyper Init"]
+    assert [line.name for line in prefix.lines] == ["Rand Init"]
+    assert [score.values for score in prefix.lines[0].scores] == [(0, 0), (24, 20)]
 
 
 def test_curves_of_unfinished_sweeps_share_their_columns(tmp_path):

@@ -82,8 +82,10 @@ def test_an_empty_cell_names_the_command_that_fills_it(tmp_path):
     listed = [i for b in report.blocks if isinstance(b, Items) for i in b.items]
     pairs = [item for item in listed if isinstance(item, tuple)]
     commands = {mark.strip(): code.text for mark, code in pairs}
-    assert commands[row[1]].endswith("/metaicl_non_nli_to_nli/hypert5_prefix.gin")
-    assert commands[row[2]].endswith("/metaicl_non_class_to_class/hypert5_prefix.gin")
+    assert commands[row[1]].endswith("/metaicl_large/non_nli_to_nli/hypert5_prefix.gin")
+    assert commands[row[2]].endswith(
+        "/metaicl_large/non_class_to_class/hypert5_prefix.gin"
+    )
 
 
 def test_scaled_down_tables_have_the_columns_of_their_results(tmp_path):
@@ -186,6 +188,29 @@ def test_claims_of_figure_4(tmp_path, curve, claims):
     names = ("hyperpretraining_needed", "prefix_keeps_rising", "lora_declines")
     outcomes = [verdict(n, "small_figure_4", tmp_path).outcome for n in names]
     assert tuple(outcomes) == claims
+
+
+def test_figure_4_shows_its_points_and_peft_only_beside_them(tmp_path):
+    for steps, score in ((0, [30, 32]), (100, [50, 54]), (20, 40)):
+        place = tmp_path / str(steps)
+        write_result(place, context=score, table="figure_4", steps=steps)
+    write_result(tmp_path / "p", "T5-MTF (Prefix)", p3_context(*[30] * 8))
+    (panel,) = compose(read_numbers(tmp_path)).pictures["figure_4.png"]
+    (line,) = panel.lines
+    assert (line.name, line.steps) == ("HyperT5-Prefix", [0, 20, 100])
+    assert [score.mean for score in line.scores] == [31, 40, 52]
+    assert [(n, s.mean, c) for n, s, c in panel.levels] == [
+        ("T5-MTF (Prefix)", 30, line.colour)
+    ]
+
+
+def test_peft_only_that_was_measured_otherwise_is_not_compared(tmp_path):
+    write_result(tmp_path / "f", context=50, table="figure_4", steps=0)
+    write_result(tmp_path / "p", "T5-MTF (Prefix)", p3_context(*[30] * 8), limit=4)
+    report = compose(read_numbers(tmp_path))
+    assert report.pictures["figure_4.png"][0].levels == []
+    texts = [b.text for b in report.blocks if isinstance(b, Paragraph)]
+    assert any("not compared: limit is None and 4." in text for text in texts)
 
 
 def test_numbers_are_printed_as_the_paper_prints_them():

@@ -101,14 +101,13 @@ def half_way(curve: dict[int, Score]) -> int | None:
 
 def no_hyperpretraining(book: Book, table: str) -> list[Comparison]:
     """Without hyperpretraining nearer to PEFT-only than to the hyperpretrained one."""
-    peft_table = "table_1" if table == "figure_4" else "small_p3"
     found = []
     for row, peft in PEFT_OF.items():
         curve = points(book, table, row)
         last = max(curve, default=0) or None
         zero = _steps(row, curve, 0, "0 steps")
         most = _steps(row, curve, last, "most steps")
-        only = _side(book, peft_table, peft, AVG)
+        only = _side(book, table, peft, AVG)
         found += [
             Comparison(_distance(most, zero), _distance(only, zero)),
             Comparison(most, zero),

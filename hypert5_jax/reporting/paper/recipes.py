@@ -19,9 +19,9 @@ _LARGE_ONLY: Mapping[str, str] = {
     "HyperT5-Prefix-MLP": "hypert5_prefix_mlp",
 }
 _SPLITS: Mapping[str, str] = {
-    "HR→LR": "metaicl_hr_to_lr",
-    "Non-NLI→NLI": "metaicl_non_nli_to_nli",
-    "Non-Class→Class": "metaicl_non_class_to_class",
+    "HR→LR": "metaicl_large/hr_to_lr",
+    "Non-NLI→NLI": "metaicl_large/non_nli_to_nli",
+    "Non-Class→Class": "metaicl_large/non_class_to_class",
 }
 _SNI: Mapping[str, str] = {"Def": "def", "Def+2Pos": "def_2pos"}
 _SNI_SYSTEMS = ("T5-MTF", "HyperT5-Prefix", "HyperT5-LoRA")
@@ -46,7 +46,7 @@ RECIPES: Mapping[str, Mapping[tuple[str, str], str]] = {
     **{
         table: {(system, ""): recipe for system in ("HyperT5-Prefix", "HyperT5-LoRA")}
         for table, recipe in (
-            ("figure_4", "figure_4"),
+            ("figure_4", "figure_4/sweep"),
             ("small_figure_4", "small/figure_4_sweep"),
         )
     },
@@ -69,7 +69,7 @@ RECIPES: Mapping[str, Mapping[tuple[str, str], str]] = {
 # What must have been run before: {start of a recipe's name: recipes}.
 _BEFORE: Mapping[str, tuple[str, ...]] = {
     **{
-        f"{folder}/hypert5_{kind}": (f"hyperpretrain/{kind}_{size}",)
+        f"{folder}/hypert5_{kind}": (f"hyperpretraining/{kind}_{size}",)
         for size, folders in {
             "large": ("p3_large", *_SPLITS.values(), "sni_large"),
             "xl": ("p3_xl", "sni_xl"),
@@ -77,8 +77,8 @@ _BEFORE: Mapping[str, tuple[str, ...]] = {
         for folder in folders
         for kind in ("prefix", "lora")
     },
-    "p3_large/hypert5_prefix_mlp": ("hyperpretrain/prefix_mlp_large",),
-    "figure_4": ("hyperpretrain/prefix_large", "hyperpretrain/lora_large"),
+    "p3_large/hypert5_prefix_mlp": ("hyperpretraining/prefix_mlp_large",),
+    "figure_4/": ("hyperpretraining/prefix_large", "hyperpretraining/lora_large"),
     # All of them in the order they need each other.
     "small/": ("small/sweep",),
     "peft/tune_large": tuple(

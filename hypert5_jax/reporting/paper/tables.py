@@ -169,6 +169,8 @@ SMALL = tuple(name for name in TABLES if name.startswith("small_"))
 # Filled by sweeps of `tune`, and by runs that differ in hyperpretraining.
 SWEEPS = ("tables_6_7", "small_tune")
 CURVES = ("figure_4", "small_figure_4")
+# Where what Figure 4 is compared with comes from: PEFT-only without a hypermodel.
+PEFT_TABLE = {"figure_4": "table_1", "small_figure_4": "small_p3"}
 
 
 def printed() -> Book:
