@@ -234,7 +234,7 @@ def test_other_nonsense_is_refused_by_name():
         CONFIG, optax.constant_schedule(1.0), None, make_mesh(MeshConfig())
     )
     several = types.SimpleNamespace(variant=types.SimpleNamespace(learned_batch=4))
-    with pytest.raises(UserError, match="8 data devices with learned_batch=4"):
+    with pytest.raises(UserError, match="adam1bit with learned_batch=4"):
         make_step(several, optimiser, seed=0)
 
 
