@@ -1,8 +1,8 @@
 """Dynamic tree quantisation of blocks of an array to 8 bits, and back.
 
-Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization", sections 1.3 and
-2.1: each block is divided by its largest magnitude and each number becomes the nearest of
-256 values. In the bits of a code leading zeros count decades, the first one ends them,
+Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization", on dynamic tree and
+block-wise quantisation: each block is divided by its largest magnitude and each number
+becomes the nearest of 256 values. In the bits of a code leading zeros count decades, the first one ends them,
 what follows divides the decade linearly:
 
     sign   leading zeros z   1   fraction k of n bits      (0.1 + 0.9 (k + ½) / 2^n) / 10^z

@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 def paper_value(byte: int, signed: bool) -> float:
-    """One byte read as Dettmers et al., section 1.3 and 2.1, describe it."""
+    """One byte read as Dettmers et al. describe the dynamic tree."""
     bits = f"{byte:08b}"
     sign, tree = (bits[0], bits[1:]) if signed else ("0", bits)
     zeros = len(tree) - len(tree.lstrip("0"))
