@@ -17,8 +17,7 @@ device's gradient; training/step.py sees to it.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -35,20 +34,23 @@ from hypert5_jax.parallel.sketch import mean_norm
 Tree = Any
 
 
-@dataclasses.dataclass(frozen=True)
-class PerDeviceOptimiser:
+class PerDeviceOptimiser(optax.GradientTransformation):
     """An optax transformation that averages gradients over the data axis by itself.
 
+    Its update takes the gradients of one device, inside shard_map over the mesh; their
+    mean over devices is the batch's.
+
     Attributes:
-      init: parameters -> state.
-      update: (gradients of one device, state, parameters) -> (change, state), inside
-        shard_map over the mesh. The mean of the gradients over devices is the batch's.
       mesh: of which the data axis is meant.
     """
 
-    init: Callable[[Tree], Tree]
-    update: Callable[..., tuple[Tree, Tree]]
     mesh: Mesh
+
+    def __new__(cls, inner: optax.GradientTransformation, mesh: Mesh) -> Self:
+        """`inner`, known to be such a one."""
+        self = super().__new__(cls, inner.init, inner.update)
+        self.mesh = mesh
+        return self
 
 
 class Adam1bitState(NamedTuple):

@@ -7,11 +7,13 @@ of them and only then quantises them again, in blocks along one axis of each arr
     second moment   unsigned dynamic tree codes    uint8, of the parameter's shape
     scales          largest magnitude of a block   float32, blocks instead of numbers
 
-The divided axis is the array's longest, "layers" excepted: a block lies within one layer,
-and stacked layers train as separate ones. Small arrays, and all that has a vocabulary
-axis (embeddings, whose gradients are the most uneven), keep float32 moments.
+The divided axis is the array's longest, but for "layers" and for axes without a name,
+along which several φ lie side by side: a block is of one layer and of one φ, and what is
+stacked trains as if it were apart. Small arrays, and all that has a vocabulary axis
+(embeddings, whose gradients are the most uneven), keep float32 moments.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +21,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from hypert5_jax.core.axes import LAYERS, VOCAB
+from hypert5_jax.core.axes import ALL, LAYERS, VOCAB
 from hypert5_jax.training.dynamic_tree import Quantised, dequantise, quantise
 
 Tree = Any
 Names = tuple[str | None, ...] | None
+_OWN_AXES = frozenset(ALL) - {LAYERS}
 
 
 class Adam8bitState(NamedTuple):
@@ -48,7 +51,8 @@ def scale_by_adam8bit(
     Args:
       b1, b2, eps: as in Adam.
       block_size: numbers that share a scale.
-      min_size: arrays with fewer numbers, a layer's counted, keep float32 moments.
+      min_size: arrays with fewer numbers, those of one layer and one φ counted, keep
+        float32 moments.
       axes: tree like the parameters, a tuple of logical axis names (or None) for each;
         None for the tree means names for none.
 
@@ -58,15 +62,12 @@ def scale_by_adam8bit(
 
     def divided_axis(names: Names, shape: tuple[int, ...]) -> int | None:
         """Counted from the end; None for what stays in float32."""
-        stacked = names is not None and LAYERS in names
-        rest = shape[1:] if stacked else shape
-        size = 1
-        for n in rest:
-            size *= n
-        if not rest or size < min_size or (names is not None and VOCAB in names):
+        own = [i for i in range(len(shape)) if names is None or names[i] in _OWN_AXES]
+        if math.prod(shape[i] for i in own) < min_size:
             return None
-        longest = max(range(len(rest)), key=lambda i: (rest[i], i))
-        return longest - len(rest)
+        if not own or (names is not None and VOCAB in names):
+            return None
+        return max(own, key=lambda i: (shape[i], i)) - len(shape)
 
     def squeeze(moment: Array, names: Names, signed: bool) -> Array | Quantised:
         axis = divided_axis(names, moment.shape)

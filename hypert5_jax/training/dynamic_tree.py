@@ -1,9 +1,9 @@
 """Dynamic tree quantisation of blocks of an array to 8 bits, and back.
 
-Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization", sections 1.3 and
-2.1: each block is divided by its largest magnitude and each number becomes the nearest of
-256 values. In the bits of a code leading zeros count decades, the first one ends them,
-what follows divides the decade linearly:
+Dettmers et al., 2022, "8-bit Optimizers via Block-wise Quantization", on dynamic tree and
+block-wise quantisation: each block is divided by its largest magnitude and each number
+becomes the nearest of 256 values. In the bits of a code leading zeros count decades, the
+first one ends them, what follows divides the decade linearly:
 
     sign   leading zeros z   1   fraction k of n bits      (0.1 + 0.9 (k + ½) / 2^n) / 10^z
 
@@ -34,15 +34,6 @@ class Quantised(NamedTuple):
     scales: Array
 
 
-def values(signed: bool) -> np.ndarray:
-    """float32 [256], what each code stands for, ascending; the last is 1."""
-    positive = [_midpoints(decade, signed) for decade in range(DECADES)]
-    ascending = np.concatenate([np.zeros(1), *positive, np.ones(1)])
-    if signed:  # 1 has no negative: there is one code for it
-        ascending = np.concatenate([-ascending[-2:0:-1], ascending])
-    return ascending.astype(np.float32)
-
-
 def _midpoints(decade: int, signed: bool) -> np.ndarray:
     """The values between 10^(decade - 7) and 10^(decade - 6), ascending."""
     count = 2 ** (decade if signed else decade + 1)
@@ -60,7 +51,7 @@ def quantise(array: Array, axis: int, block_size: int, signed: bool) -> Quantise
       signed: which of the two maps.
 
     A block of zeros has scale 0 and comes back as zeros. One that holds an inf or a nan
-    comes back without a finite number in it where that was, and often beside it.
+    has such a scale and comes back without a finite number.
     """
     blocks = _divided(array, axis, block_size)
     scales = jnp.max(jnp.abs(blocks), axis=axis, keepdims=True)
@@ -101,7 +92,7 @@ def encode(array: Array, signed: bool) -> Array:
 
 
 def decode(codes: Array, signed: bool) -> Array:
-    """What codes stand for, float32: `values(signed)[codes]` without looking them up."""
+    """What codes stand for, float32 of their shape, computed and not looked up."""
     decades = _decades(signed)
     rank = codes.astype(jnp.float32)
     if signed:

@@ -90,7 +90,7 @@ def make_optimiser(
     schedule: optax.Schedule,
     axes: Any,
     mesh: Mesh | None = None,
-) -> optax.GradientTransformation | PerDeviceOptimiser:
+) -> optax.GradientTransformation:
     """The optax transformation from gradients to the change of the parameters.
 
     Args:
@@ -147,7 +147,10 @@ def _adam1bit(
     config: OptimiserConfig, schedule: optax.Schedule, axes: Any, mesh: Mesh | None
 ) -> PerDeviceOptimiser:
     if mesh is None:
-        raise UserError("adam1bit sends signs over the devices of a mesh; give it one")
+        raise UserError(
+            "adam1bit sends signs between the devices of a training run's mesh, which "
+            "there is none of here; use another optimiser"
+        )
     for axis in (FSDP, MODEL):
         if mesh.shape[axis] > 1:
             raise UserError(
@@ -169,7 +172,7 @@ def _adam1bit(
         ),
         optax.scale_by_learning_rate(schedule),
     )
-    return PerDeviceOptimiser(chain.init, chain.update, mesh)
+    return PerDeviceOptimiser(chain, mesh)
 
 
 def _adafactor(config: OptimiserConfig) -> optax.GradientTransformation:

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from hypert5_jax.checkpoints.store import CheckpointStore
 from hypert5_jax.training import optimisers, snapshot
 from hypert5_jax.training import state as states
-from hypert5_jax.training.adam1bit import PerDeviceOptimiser
 from hypert5_jax.training.schedules import make_schedule
 from hypert5_jax.training.settings import TrainConfig
 from hypert5_jax.training.state import InitialParams, TrainState
@@ -41,7 +40,7 @@ class Start:
 
     state: TrainState
     shardings: TrainState
-    optimiser: optax.GradientTransformation | PerDeviceOptimiser
+    optimiser: optax.GradientTransformation
     schedule: optax.Schedule
     identity: snapshot.RunIdentity
 

@@ -23,7 +23,6 @@ from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import rules
 from hypert5_jax.t5.stacking import unstack_layers
-from hypert5_jax.training.adam1bit import PerDeviceOptimiser
 
 Tree = Any
 Params = dict[str, Tree]
@@ -97,9 +96,7 @@ def random_params(system: Any, seed: int) -> InitialParams:
 
 
 def new_state(
-    trainable: Params,
-    frozen: Params,
-    optimiser: optax.GradientTransformation | PerDeviceOptimiser,
+    trainable: Params, frozen: Params, optimiser: optax.GradientTransformation
 ) -> TrainState:
     """The state at step 0."""
     step = jnp.zeros((), jnp.int32)

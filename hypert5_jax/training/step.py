@@ -30,7 +30,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 def make_step(
     system: Any,
-    optimiser: optax.GradientTransformation | PerDeviceOptimiser,
+    optimiser: optax.GradientTransformation,
     *,
     seed: int,
     microbatches: int = 1,
@@ -66,11 +66,11 @@ def make_step(
         )
     mesh = optimiser.mesh if isinstance(optimiser, PerDeviceOptimiser) else None
     devices = 1 if mesh is None else mesh.shape[DATA]
-    if devices > 1 and system.variant.learned_batch > 1:
+    if mesh is not None and system.variant.learned_batch > 1:
         raise UserError(
-            f"adam1bit on {devices} data devices with learned_batch="
-            f"{system.variant.learned_batch}: each learned φ owns consecutive rows of "
-            "the batch, which the devices would tear apart; use another optimiser"
+            f"adam1bit with learned_batch={system.variant.learned_batch}: each learned φ "
+            "owns consecutive rows of the batch, which the devices would tear apart; "
+            "use another optimiser"
         )
 
     def gradient(trainable, frozen, batch: Batch, rng: Array):

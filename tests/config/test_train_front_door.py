@@ -175,6 +175,30 @@ def test_a_dry_run_prints_configuration_and_parameters_and_makes_nothing(home, c
     assert not (home / "dry").exists()
 
 
+def test_compressed_optimisers_are_settings_of_the_same_command(home, capsys):
+    small = "OptimiserConfig.min_compressed_size=64"
+    eight = (small, "OptimiserConfig.name='adam8bit'")
+    begin = (home, "hypert5_prefix", "eight", home / "base")
+    assert cli.exit_code(train.main, [*arguments(*begin, *eight), "--dry_run"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    held = {row[0]: row for row in rows if len(row) > 2}
+    assert held["(optimiser)"][3:] == ["float32,", "int32,", "uint8"]
+    trained, state = (
+        int(held[name][2].replace(",", "")) for name in ("hypermodel", "(optimiser)")
+    )
+    assert state < 1.6 * trained  # adam's is twice what it trains
+
+    one = (small, "OptimiserConfig.name='adam1bit'")
+    one = (*one, "OptimiserConfig.full_precision_steps=1")
+    begin = (home, "hypert5_prefix", "one", home / "base")
+    assert run(*begin, *one) == 0
+    assert "done: 2 of 2 steps" in capsys.readouterr().out
+    assert run(*begin, *one, "OptimiserConfig.block_size=64") == 2
+    assert "this run uses adam1bit (block_size 64" in capsys.readouterr().err
+    assert run(*begin, *one, "MeshConfig.fsdp=2") == 2
+    assert "set MeshConfig.fsdp to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("initial", "settings", "message"),
     [

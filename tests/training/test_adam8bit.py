@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
 import optax
 import pytest
 import tensorstore
+from jax.sharding import PartitionSpec
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import rules
 from hypert5_jax.parallel.mesh import MeshConfig, make_mesh
 from hypert5_jax.t5.stacking import unstack_layers
 from hypert5_jax.training.adam8bit import scale_by_adam8bit
@@ -17,7 +20,6 @@ from hypert5_jax.training.dynamic_tree import Quantised
 from hypert5_jax.training.loop import CheckpointConfig, TrainConfig, train
 from hypert5_jax.training.optimisers import OptimiserConfig, make_optimiser
 from hypert5_jax.training.schedules import ScheduleConfig
-from hypert5_jax.training.start import start
 from tests.training import toy
 from tests.training.test_dynamic_tree import paper_map
 from tests.training.test_optimisers import (
@@ -93,6 +95,24 @@ def test_stacked_layers_train_as_unstacked_ones_to_the_last_bit():
     assert kept["encoder"]["layers"]["wi"].codes.dtype == np.uint8
 
 
+def test_several_phi_side_by_side_share_no_block():
+    shape, names = (2, 9, 4, 5), {"phi": ("layers", None, "embed", "rank")}
+    rng = np.random.default_rng(0)
+    scales = 10.0 ** np.arange(9).reshape(9, 1, 1)
+    grads = (scales * rng.standard_normal(shape)).astype(np.float32)
+    chain = scale_by_adam8bit(0.9, 0.999, 1e-8, 16, 16, names)
+    update = jax.jit(chain.update)
+
+    def third_change(grads):
+        state = chain.init({"phi": grads})
+        for power in range(3):
+            change, state = update({"phi": grads**power}, state)
+        return change["phi"]
+
+    together, apart = third_change(grads), third_change(grads[:, 4:5])
+    np.testing.assert_array_equal(together[:, 4:5], apart)
+
+
 def test_the_checkpoint_holds_bytes_and_the_run_goes_on_bit_by_bit(tmp_path):
     one = jax.devices()[:1]
 
@@ -137,20 +157,27 @@ def dtype_on_disk(directory, ending):
     return dtype
 
 
-@pytest.mark.parametrize(
-    "mesh", [MeshConfig(data=2, fsdp=4), MeshConfig(fsdp=2, model=4)]
-)
-def test_codes_and_scales_lie_as_the_parameters_do(mesh):
-    system = toy.ToySystem(trainable=("downstream",), width=32)
-    config = dataclasses.replace(TRAIN, mesh=mesh)
-    begin = start(system, config, toy.initial(system), None, make_mesh(mesh))
-    kernel = begin.state.trainable["downstream"]["encoder"]["layers"]["kernel"]
-    (moments,) = (s for s in begin.state.opt_state if hasattr(s, "mu"))
-    kept = moments.nu["downstream"]["encoder"]["layers"]["kernel"]
-    assert kept.scales.shape == (2, 32, 8)
-    for array in kept:
-        assert array.sharding.is_equivalent_to(kernel.sharding, 3)
-    assert not kernel.sharding.is_fully_replicated
+def test_codes_and_scales_lie_as_the_parameters_do_and_nothing_moves():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=2))
+    params = {"g": {"layers": {"w": jax.ShapeDtypeStruct((3, 32, 64), np.float32)}}}
+    axes = {"g": {"layers": {"w": ("layers", "embed", "mlp")}}}
+    config = dataclasses.replace(CONFIG, block_size=16, clip_norm=None)
+    chain = make_optimiser(config, optax.constant_schedule(1.0), axes)
+    lie = rules.param_shardings(mesh, params, axes)
+    state = jax.eval_shape(chain.init, params)
+    state_lies = rules.like_params(mesh, state, params, lie)
+    kept = state[0].nu["g"]["layers"]["w"]
+    assert kept.codes.shape == (3, 32, 64) and kept.scales.shape == (3, 32, 4)
+    for sharding in state_lies[0].nu["g"]["layers"]["w"]:
+        assert sharding.spec == PartitionSpec(None, "fsdp", "model")
+    update = jax.jit(
+        chain.update,
+        in_shardings=(lie, state_lies, lie),
+        out_shardings=(lie, state_lies),
+    )
+    text = update.lower(params, state, params).compile().as_text()
+    assert "u8[3,16,32]" in text  # what one of four devices holds
+    assert not re.search(r"all-|collective|reduce-scatter", text)
 
 
 def test_an_infinite_gradient_reaches_the_parameters():
