@@ -232,5 +232,6 @@ def check_same_shapes(expected: Mapping, given: Mapping, what: str) -> None:
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{what} is of another model: {path} is {shapes[1] or 'absent'} there, "
-                f"{shapes[0] or 'absent'} here"
+                f"{shapes[0] or 'absent'} here; take parameters of this model and "
+                "variant, or give the settings they were trained with"
             )

@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "gin" / "recipes"
 GOLDEN = ROOT / "tests" / "goldens" / "recipes.json"
 DOCS = ROOT / "docs" / "recipes.md"
+# The table of DOCS stands between these.
+HEADINGS = ("## The list", "## Running a row")
 DEVICES = 8
 # bfloat16 peak of one TPU v6e chip (Google's documentation), and what we assume is used.
 PEAK_FLOPS = 918e12
@@ -179,19 +181,67 @@ def hours(flops: float) -> float:
 
 
 def header_lines(name: str, facts: dict[str, Any]) -> dict[str, str]:
-    """The lines of a recipe's header that are computed, by how they begin."""
-    giga = {use: f"{n / 1e9:.2f}" for use, n in facts["bytes"].items()}
-    each = facts["device_bytes"] / 1e9
+    """The lines of a recipe's header that are computed, by how they begin.
+
+    Args:
+      name: of the recipe.
+      facts: of all runs, as stored.
+    """
+    if name in sweeps():
+        cells = cells_of(name)
+        recipes = [cell.run.recipe.name for cell in cells if cell.run.recipe]
+        total = sum(hours(facts[recipe]["flops"]) for recipe in recipes)
+        return {
+            "# Time:": (
+                f"# Time: {total:.0f} h on a TPU v6e-8 for {len(cells)} cells, estimated "
+                "(docs/recipes.md)."
+            )
+        }
+    own = facts[name]
+    giga = {use: f"{n / 1e9:.2f}" for use, n in own["bytes"].items()}
+    each = own["device_bytes"] / 1e9
     return {
         "# Memory:": (
             f"# Memory: trained {giga['trained']} GB, optimiser {giga['optimiser']} GB, "
             f"frozen {giga['frozen']} GB; {each:.2f} GB on each of 8 chips."
         ),
         "# Time:": (
-            f"# Time: {hours(facts['flops']):.1f} h on a TPU v6e-8, estimated "
+            f"# Time: {hours(own['flops']):.1f} h on a TPU v6e-8, estimated "
             "(docs/recipes.md); judging not counted."
         ),
     }
+
+
+def table(facts: dict[str, Any]) -> str:
+    """All recipes but those of small/, as docs/recipes.md lists them."""
+    lines = [
+        "| recipe | row | parameters trained | GB a chip | hours | starts from |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for name in names():
+        if name.startswith("small/"):
+            continue
+        if name in sweeps():
+            time = header_lines(name, facts)["# Time:"].split()[2]
+            lines.append(f"| `{name}` | all points | | | {time} | |")
+            continue
+        recipe, own = run_of(name).recipe, facts[name]
+        assert recipe is not None
+        row = recipe.table.replace("_", " ")
+        row = ", ".join(filter(None, (row, recipe.system, recipe.column)))
+        trained = sum(own["parameters"][group] for group in own["trained"])
+        start = f"`{recipe.adaptation_recipe}`" if recipe.adaptation_recipe else "T5"
+        lines.append(
+            f"| `{name}` | {row} | {trained:,} | {own['device_bytes'] / 1e9:.2f} "
+            f"| {hours(own['flops']):.1f} | {start} |"
+        )
+    return "\n".join(lines)
+
+
+def with_table(text: str, facts: dict[str, Any]) -> str:
+    """The documentation with the table between its two headings."""
+    begin, end = (text.index(heading) for heading in HEADINGS)
+    return f"{text[:begin]}{HEADINGS[0]}\n\n{table(facts)}\n\n{text[end:]}"
 
 
 def with_header(text: str, lines: dict[str, str]) -> str:
@@ -208,14 +258,12 @@ def stored() -> dict[str, Any]:
 
 def main() -> None:
     """Rewrites goldens, headers and the table of the documentation."""
-    found = {}
-    for name in names():
-        if name in sweeps():
-            continue
-        found[name] = described(name)
-        path = FOLDER / f"{name}.gin"
-        path.write_text(with_header(path.read_text(), header_lines(name, found[name])))
+    found = {name: described(name) for name in names() if name not in sweeps()}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    for name in names():
+        path = FOLDER / f"{name}.gin"
+        path.write_text(with_header(path.read_text(), header_lines(name, found)))
+    DOCS.write_text(with_table(DOCS.read_text(), found))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ DATA = {
         "TASK_MODULES=('tasks.text',)",
     ),
     "p3_": (
-        "MIXTURE_OR_TASK_NAME=p3_train_available",
+        "MIXTURE_OR_TASK_NAME=rotten_tomatoes_Movie_Expressed_Sentiment",
         "EVALUATION_MIXTURE=p3_eval_available",
         # No slice has rows of both splits of one prompt.
         "SUPPORT_SPLIT=validation",
@@ -78,6 +78,15 @@ def home(tmp_path_factory, shared):
     pytest.importorskip("seqio", reason="seqio, of `data`, is not installed")
     home = tmp_path_factory.mktemp("recipes")
     before = Path.cwd(), os.environ.get("HYPERT5_DATA")
+    # At this size Large is XL, and most recipes compile what another one compiled.
+    caching = {
+        "jax_compilation_cache_dir": str(home / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+    }
+    defaults = {name: getattr(jax.config, name) for name in caching}
+    for name, value in caching.items():
+        jax.config.update(name, value)
     os.environ["HYPERT5_DATA"] = str((shared / "data").resolve())
     argv = command("p3_large/t5_mtf", home)
     run = gin_files.build(TrainRun, gin_files.read_arguments("train", "", argv))[0]
@@ -87,6 +96,8 @@ def home(tmp_path_factory, shared):
     t5x.save_t5(str(home / "t5"), t5)
     os.chdir(home)
     yield home
+    for name, value in defaults.items():
+        jax.config.update(name, value)
     os.chdir(before[0])
     if before[1] is None:
         del os.environ["HYPERT5_DATA"]
