@@ -42,12 +42,14 @@ class GinArguments:
       bindings: "NAME = VALUE" lines, after all files.
       search_paths: folders for relative files, after the current one.
       dry_run: build and check only.
+      resolved: text of a resolved configuration, read before the files.
     """
 
     files: tuple[str, ...]
     bindings: tuple[str, ...]
     search_paths: tuple[str, ...] = ()
     dry_run: bool = False
+    resolved: str = ""
 
 
 def read_arguments(program: str, description: str, argv: Sequence[str]) -> GinArguments:
@@ -150,7 +152,20 @@ def _parsed(arguments: GinArguments) -> Iterator[None]:
         gin.clear_config()
 
 
+def rebuild(target: type, resolved: str) -> Any:
+    """The instance that a resolved configuration, such as a checkpoint's, describes.
+
+    Raises:
+      UserError: as `build`.
+    """
+    return build(target, GinArguments((), (), resolved=resolved))[0]
+
+
 def _parse(arguments: GinArguments) -> None:
+    try:
+        gin.parse_config(arguments.resolved)
+    except (ValueError, SyntaxError, ImportError, AttributeError) as error:
+        raise UserError(f"a resolved configuration: {_explained(error)}") from error
     for file in arguments.files:
         try:
             gin.parse_config_file(file)

@@ -12,6 +12,7 @@ from hypert5_jax.config.evaluate_run import EvaluateRun, EvaluationData
 from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.config.train_sweep import TrainSweep
+from hypert5_jax.config.tune_run import Starts, TuneRun
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
@@ -41,11 +42,13 @@ CONFIGURABLES: Mapping[str, type] = {
         Recipe,
         RowFormat,
         ScheduleConfig,
+        Starts,
         System,
         T5Config,
         TrainConfig,
         TrainRun,
         TrainSweep,
+        TuneRun,
         Variant,
     )
 }

@@ -28,10 +28,13 @@ class Column:
     Attributes:
       name: as printed.
       groups: `group` of the tasks, each averaged over its tasks (prompts) first.
+      stand_ins: groups of the same name in the paper's tables that are not part of this
+        mean, such as the other Winogrande of its single-task tuning.
     """
 
     name: str
     groups: tuple[str, ...]
+    stand_ins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,14 @@ class Protocol:
         """The metric that counts for a task of this group."""
         return self.metric_of.get(group_key(group), self.metric_of[""])
 
+    def column(self, group: str) -> str | None:
+        """Name of the column that a task of this group stands in, if there is one."""
+        key = group_key(group)
+        for column in self.columns:
+            if key in (*column.groups, *column.stand_ins):
+                return column.name
+        return None
+
 
 def group_key(group: str) -> str:
     """A group's name for comparison: "Textual Entailment" is "textual_entailment"."""
@@ -76,7 +87,7 @@ P3_COLUMNS = (
     Column("RTE", ("rte",)),
     Column("WiC", ("wic",)),
     Column("WSC", ("wsc",)),
-    Column("WGD", ("winogrande",)),
+    Column("WGD", ("winogrande",), ("winogrande_debiased",)),
 )
 
 # Tk-Instruct reports exact match for the six categories of short fixed answers.

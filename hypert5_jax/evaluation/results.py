@@ -41,7 +41,7 @@ class ResultsFolder:
             differing = list(_differences(json.loads(file.read_text()), settings))
             if differing:
                 raise UserError(
-                    f"{self.directory} holds results of another evaluation: "
+                    f"{self.directory} holds results of other settings: "
                     f"{'; '.join(differing[:5])}. Choose another OUTPUT_DIR, or delete "
                     "that one"
                 )

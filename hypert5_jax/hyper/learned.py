@@ -2,9 +2,13 @@
 
 direct: {"encoder": {"self_attention": {"prefix": {"keys", "values"}}}, …}
 mlp:    {"embeddings": [n, 2P, d], "heads": {…}}
+
+Several runs side by side, each with all of these of its own, are the same tree with a
+leading run axis on every array: `stack_runs`, `phi_of_runs`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -84,6 +88,30 @@ def phi_of(params: dict[str, Any], downstream: T5Config, variant: Variant) -> ty
     if isinstance(spec, PrefixSpec) and spec.cross_attention == "share_decoder":
         phi = share_decoder_prefix(phi)
     return phi
+
+
+def stack_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Parameters of several runs [...] -> one tree of arrays [runs, ...]."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+
+
+def phi_of_runs(
+    params: dict[str, Any], downstream: T5Config, variant: Variant
+) -> types.Phi:
+    """One φ of batch n from the parameters of n runs, those of run i at place i.
+
+    Args:
+      params: of `stack_runs`, every array [n, ...].
+      downstream: the T5 that is adapted.
+      variant: of one run; its `learned_batch` is 1.
+    """
+    phi = jax.vmap(lambda one: phi_of(one, downstream, variant))(params)
+
+    def side_by_side(leaf: Array) -> Array:
+        """[n, layers, 1, ...] -> [layers, n, ...]."""
+        return jnp.moveaxis(leaf[:, :, 0], 0, 1)
+
+    return jax.tree.map(side_by_side, phi)
 
 
 def from_phi(

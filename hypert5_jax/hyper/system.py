@@ -156,6 +156,18 @@ class System:
             rngs=_rngs(dropout_rng),
         )
 
+    def embeddings(self, params: Params, hyper_inputs: ArrayLike) -> Array:
+        """What a hypermodel's heads read: [C, 2P | 3L, d] for contexts int32 [C, k].
+
+        With parametrisation="mlp" these are prefix tuning's embeddings, and the heads
+        its MLPs.
+        """
+        return self._hypermodel.apply(
+            {"params": module_names(params["hypermodel"])},
+            hyper_inputs,
+            method="representations",
+        )
+
     def logits(
         self,
         params: Params,

@@ -100,6 +100,22 @@ def grouped(lengths: Sequence[int], rows: int, most: int) -> list[Group]:
     return found
 
 
+def options_at_a_time(options: int, tokens: int, ways: int = 1) -> int:
+    """How many of each row's options are scored at a time, for the logits' memory.
+
+    Args:
+      options: of a row, at most.
+      tokens: of one option of every row.
+      ways: devices that share the rows.
+    """
+    return min(options, max(_LOGIT_TOKENS * ways // tokens, 1))
+
+
+# Of all answerers: those of one downstream T5 compile each shape once between them.
+_read = jax.jit(option_scores.read_inputs, static_argnums=(0, 3))
+_score = jax.jit(option_scores.score_options, static_argnums=0)
+
+
 class Answerer:
     """Compiles what answering needs; for one system and one set of parameters.
 
@@ -146,8 +162,7 @@ class Answerer:
             params = jax.device_put(params, shardings)
         self._params = jax.tree.map(jnp.asarray, params)
         self._phi = jax.jit(system.make_phi)
-        self._read = jax.jit(self._read_inputs, static_argnums=2)
-        self._score = jax.jit(self._score_options)
+        self._embeddings = jax.jit(system.embeddings)
         self._say = jax.jit(self._generate)
 
     def rank(
@@ -166,7 +181,13 @@ class Answerer:
         chunk = self._chunk(most, length)
         for group, phi, inputs, _ in self._batches(questions, contexts):
             with self._on_mesh():
-                cache = self._read(self._params, inputs, length, phi)
+                cache = _read(
+                    self.system.downstream,
+                    self._params["downstream"],
+                    inputs,
+                    length,
+                    phi,
+                )
                 parts = [
                     self._score_chunk(
                         questions, group, cache, phi, start, chunk, length
@@ -206,6 +227,12 @@ class Answerer:
         with self._on_mesh():
             return self._phi(self._params, self._placed(ids))
 
+    def embeddings(self, contexts: Sequence[Ids]) -> Any:
+        """What the hypermodel's heads read: [contexts, slots, d]."""
+        ids = _padded(contexts, self._lengths[0], len(contexts))
+        with self._on_mesh():
+            return self._embeddings(self._params, self._placed(ids))
+
     def _batches(
         self, questions: Sequence[Question], contexts: Sequence[Ids]
     ) -> Iterator[tuple[Group, Phi | None, Any, Any]]:
@@ -237,28 +264,13 @@ class Answerer:
         for row, place in enumerate(group.places):
             here = questions[place].options[start : start + chunk]
             ids[row, : len(here)] = _padded(here, length, len(here))
-        scores = self._score(self._params, cache, self._placed(ids), phi)
+        config, params = self.system.downstream, self._params["downstream"]
+        scores = _score(config, params, cache, self._placed(ids), phi)
         return jax.device_get(scores)
 
     def _chunk(self, options: int, length: int) -> int:
         """How many options of each question are scored at a time."""
-        room = _LOGIT_TOKENS * self._ways // (self.batch_size * length)
-        return min(options, max(room, 1))
-
-    def _read_inputs(
-        self, params: Any, inputs: Any, length: int, phi: Phi | None
-    ) -> DecoderCache:
-        config = self.system.downstream
-        return option_scores.read_inputs(
-            config, params["downstream"], inputs, length, phi
-        )
-
-    def _score_options(
-        self, params: Any, cache: DecoderCache, options: Any, phi: Phi | None
-    ) -> option_scores.OptionScores:
-        return option_scores.score_options(
-            self.system.downstream, params["downstream"], cache, options, phi
-        )
+        return options_at_a_time(options, self.batch_size * length, self._ways)
 
     def _generate(self, params: Any, inputs: Any, active: Any, phi: Phi | None) -> Any:
         config, settings = self.system.downstream, self._settings

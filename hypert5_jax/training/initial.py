@@ -1,6 +1,7 @@
 """Where a new run's parameters come from: checkpoints, or chance if that is asked for."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -110,42 +111,83 @@ def _around_t5(system: System, path: str, seed: int, vocabulary: str) -> Initial
 def _with_adaptation(
     system: System, path: str, begin: InitialParams, vocabulary: str
 ) -> InitialParams:
-    name = next((g for g in system.groups if g != "downstream"), None)
-    if name is None:
+    if all(group == "downstream" for group in system.groups):
         raise UserError(
             f"adaptation_path is {path}, but this variant has neither a hypermodel nor "
             "a φ to load; leave it None"
         )
+    name, group, beside = load_adaptation(system, path, vocabulary)
+    beside.require(begin.origins["downstream"], held_as(begin))
+    return InitialParams(
+        {**begin.params, name: group}, {**begin.origins, name: beside.place}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """Which T5 an adaptation was trained beside; it is worth something there only.
+
+    Attributes:
+      path: of the adaptation, as it was given.
+      place: of the checkpoint that was read.
+      origin: where that T5 came from.
+      digest: its fingerprint.
+    """
+
+    path: str
+    place: str
+    origin: str
+    digest: str
+
+    def require(self, origin: str, fingerprints_held: Sequence[str]) -> None:
+        """Refuses another T5, which came from `origin` and is held in these ways.
+
+        Raises:
+          UserError: naming both.
+        """
+        if self.digest not in fingerprints_held:
+            raise UserError(
+                f"{self.path} was trained beside another downstream T5: {self.origin} "
+                f"(fingerprint {self.digest[:12]}), not {origin}; set "
+                f"INITIAL_CHECKPOINT_PATH to {self.origin}"
+            )
+
+
+def held_as(begin: InitialParams) -> list[str]:
+    """Fingerprints of the downstream T5 in each dtype that a run may hold it in."""
+    here = begin.params["downstream"]
+    return [fingerprints({"d": trees.cast(here, t)})["d"] for t in _FROZEN_DTYPES]
+
+
+def load_adaptation(
+    system: System, path: str, vocabulary: str = ""
+) -> tuple[str, Tree, Beside]:
+    """The hypermodel or φ of a run: its group's name, the group, and the T5 beside it.
+
+    Args:
+      system: that the run trained.
+      path: the run, or one of its checkpoints.
+      vocabulary: as for `initial_params`.
+
+    Raises:
+      UserError: as there.
+    """
+    (name,) = (group for group in system.groups if group != "downstream")
     saved, about = _load(path, vocabulary)
     group = _in_memory(
         _group(saved, name, path, "adaptation_path"),
         system.hypermodel or system.downstream,
     )
-    check_same_shapes(begin.params[name], group, f"the {name} in {path}")
-    _check_downstream(saved, about, begin, path)
-    return InitialParams(
-        {**begin.params, name: group}, {**begin.origins, name: about["place"]}
-    )
+    check_same_shapes(system.abstract_params()[name], group, f"the {name} in {path}")
+    return name, group, _beside(path, saved, about)
 
 
-def _check_downstream(
-    saved: dict[str, Tree], about: dict, begin: InitialParams, path: str
-) -> None:
-    """An adaptation is worth something only beside the T5 it was trained with."""
+def _beside(path: str, saved: dict[str, Tree], about: dict) -> Beside:
     if "downstream" in saved:  # trained jointly
-        then, origin = fingerprints({"downstream": saved["downstream"]}), path
-        digest = then["downstream"]
-    else:
-        then = about["frozen"]["downstream"]
-        digest, origin = then["sha256"], then["origin"]
-    here = begin.params["downstream"]
-    held = [fingerprints({"d": trees.cast(here, t)})["d"] for t in _FROZEN_DTYPES]
-    if digest not in held:
-        raise UserError(
-            f"{path} was trained beside another downstream T5: {origin} (fingerprint "
-            f"{digest[:12]}), not {begin.origins['downstream']}; set "
-            f"INITIAL_CHECKPOINT_PATH to {origin}"
-        )
+        digest = fingerprints({"downstream": saved["downstream"]})["downstream"]
+        return Beside(path, about["place"], path, digest)
+    then = about["frozen"]["downstream"]
+    return Beside(path, about["place"], then["origin"], then["sha256"])
 
 
 def _load(path: str, vocabulary: str) -> tuple[dict[str, Tree], dict]:

@@ -1,0 +1,85 @@
+"""A file of JSON lines that grows as results come, and survives a kill at any moment."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.evaluation.results import Json
+
+
+class AppendedLines:
+    """One process's hold on such a file: what it has, and more lines at its end.
+
+    Lines are written to the disk before `append` returns; a last line that a kill left
+    unfinished is cut off when the file is opened again.
+
+    Args:
+      path: a local file; it and its folder are made.
+
+    Raises:
+      UserError: it cannot be written, another process has it, or a line that is not the
+        last is no JSON.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = self.path.open("a+b")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}"
+            ) from error
+        try:
+            # The system lets go of it for a process that is killed.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise UserError(
+                f"another process is writing {self.path}; wait for it, or choose "
+                "another OUTPUT_DIR"
+            ) from error
+        self.lines = list(self._read())
+
+    def _read(self) -> Iterator[Json]:
+        self._file.seek(0)
+        text = self._file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            self._file.truncate(whole)
+        for number, line in enumerate(text[:whole].splitlines()):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{self.path}:{number + 1} is not JSON ({error.msg}); delete the "
+                    "line, and what it was about is done again"
+                ) from error
+
+    def append(self, lines: Sequence[Json]) -> None:
+        """Writes lines at the end, all of them at once.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        try:
+            self._file.write(text.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror or error}; the same command "
+                "continues once there is room"
+            ) from error
+        self.lines += lines
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
