@@ -248,11 +248,11 @@ class StartMaker:
 
     def _random(self, method: str, seed: int) -> Start:
         system = self._run.system(method)
-        key = jax.random.key(seed)
-        boxed = jax.jit(learned.init, static_argnums=(1, 2))(
-            key, system.downstream, system.variant
+        # Under jit: unboxed arrays are laid out over the mesh.
+        new = jax.jit(
+            lambda key: nn.unbox(learned.init(key, system.downstream, system.variant))
         )
-        return Start(jax.device_get(nn.unbox(boxed)), None, "")
+        return Start(jax.device_get(new(jax.random.key(seed))), None, "")
 
     def _params(
         self,

@@ -29,6 +29,7 @@ from hypert5_jax.evaluation.results import Json
 from hypert5_jax.hyper import learned
 from hypert5_jax.hyper.system import System
 from hypert5_jax.inference import side_by_side as ranking
+from hypert5_jax.parallel import rules
 from hypert5_jax.training import side_by_side
 from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.optimisers import make_optimiser
@@ -151,11 +152,12 @@ class Sweep:
         """The lines of a chunk's runs, without their seconds; None if stopped."""
         run = self.run
         system = self.starts.system(chunk.method, chunk.start)
-        begin, step = self._compiled(system)
         mine = [starts[chunk.task.name, seed] for _, seed in chunk.runs]
-        state = begin(learned.stack_runs([start.params for start in mine]))
+        phi = learned.stack_runs([start.params for start in mine])
+        begin, step = self._compiled(system, phi)
+        state = begin(phi)
         judge = Judge(self, system, chunk)
-        ranks = judge.ranks(state.params)
+        ranks = judge.ranks(state.params["phi"])
         for (_, seed), start, found in zip(chunk.runs, mine, ranks, strict=True):
             check_start(chunk, seed, start, found, run.downstream.dtype)
         scores, losses = [judge.scores(ranks)], [np.full(len(chunk.runs), np.nan)]
@@ -169,7 +171,7 @@ class Sweep:
             state, sums = step(state, frozen, batch, rates)
             since.append(sums)
             if at + 1 in run.eval_steps:
-                scores.append(judge.scores(judge.ranks(state.params)))
+                scores.append(judge.scores(judge.ranks(state.params["phi"])))
                 losses.append(_mean_losses(since))
                 since = []
             progress.draw(chunk, (at + 1) / run.steps)
@@ -206,20 +208,27 @@ class Sweep:
             "source_score": None if source is None else _score(task, seed, source),
         }
 
-    def _compiled(self, system: System) -> tuple[Callable, Callable]:
+    def _compiled(self, system: System, phi: Any) -> tuple[Callable, Callable]:
         """(start, step) of a system; kept, so that cells of one shape compile once."""
         if system not in self._steps:
-            axes = system.logical_axes()["phi"]
-            # Each run's learning rate is an argument of the step.
-            optimiser = make_optimiser(
-                self.run.optimiser, optax.constant_schedule(1.0), axes
-            )
-            step = side_by_side.make_step(system, optimiser, self.run.microbatches)
+            begin, step, axes = functions(self.run, system)
+            shapes = jax.eval_shape(begin, phi)
+            layout = side_by_side.runs_shardings(self._mesh, shapes, axes)
+            whole = rules.replicated(self._mesh)
             self._steps[system] = (
-                jax.jit(lambda params: side_by_side.start_runs(optimiser, params)),
-                jax.jit(step, donate_argnums=0),
+                jax.jit(begin, out_shardings=layout),
+                jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
             )
         return self._steps[system]
+
+
+def functions(run: TuneRun, system: System) -> tuple[Callable, Callable, Any]:
+    """(start of runs, step, logical axes of one run's parameters), not compiled."""
+    axes = {"phi": system.logical_axes()["phi"]}
+    # Each run's learning rate is an argument of the step.
+    optimiser = make_optimiser(run.optimiser, optax.constant_schedule(1.0), axes)
+    step = side_by_side.make_step(system, optimiser, run.microbatches)
+    return lambda phi: side_by_side.start_runs(optimiser, phi), step, axes
 
 
 class Judge:
