@@ -157,6 +157,11 @@ class TuneRun:
                 f"support_split is {self.data.support_split!r}; a sweep trains on one "
                 "split, whatever the seed: name it without {seed}"
             )
+        if self.data.support(seed=0) == (self.data.mixture, self.data.split):
+            raise UserError(
+                f"a sweep would train on {self.data.mixture}/{self.data.split}, which it "
+                "scores on; set SUPPORT_SPLIT to the split of the training examples"
+            )
         if self.initial.adaptation_path is not None:
             raise UserError(
                 f"InitialConfig.adaptation_path is {self.initial.adaptation_path}; a "

@@ -101,9 +101,9 @@ class Sweep:
         mesh: Mesh,
     ):
         self.run, self.starts, self.results = run, starts, results
-        self._frozen, self._mesh = frozen, mesh
+        self.frozen, self.mesh = frozen, mesh
         self._steps: dict[System, tuple[Callable, Callable]] = {}
-        self._phi = jax.jit(learned.phi_of_runs, static_argnums=(1, 2))
+        self.phi_of = jax.jit(learned.phi_of_runs, static_argnums=(1, 2))
         one = {
             rate: make_schedule(
                 dataclasses.replace(run.schedule, learning_rate=rate), run.steps
@@ -162,7 +162,7 @@ class Sweep:
             check_start(chunk, seed, start, found, run.downstream.dtype)
         scores, losses = [judge.scores(ranks)], [np.full(len(chunk.runs), np.nan)]
         since: list[side_by_side.RunSums] = []
-        frozen = {"downstream": self._frozen}
+        frozen = {"downstream": self.frozen}
         for at in range(run.steps):
             if interruption.asked(at):
                 return None
@@ -213,8 +213,8 @@ class Sweep:
         if system not in self._steps:
             begin, step, axes = functions(self.run, system)
             shapes = jax.eval_shape(begin, phi)
-            layout = side_by_side.runs_shardings(self._mesh, shapes, axes)
-            whole = rules.replicated(self._mesh)
+            layout = side_by_side.runs_shardings(self.mesh, shapes, axes)
+            whole = rules.replicated(self.mesh)
             self._steps[system] = (
                 jax.jit(begin, out_shardings=layout),
                 jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
@@ -232,7 +232,13 @@ def functions(run: TuneRun, system: System) -> tuple[Callable, Callable, Any]:
 
 
 class Judge:
-    """Scores the runs of a chunk, all of them under each pass of the T5."""
+    """Scores the runs of a chunk, all of them under each pass of the T5.
+
+    Args:
+      sweep: whose T5 and settings.
+      system: what the runs train.
+      chunk: the runs.
+    """
 
     def __init__(self, sweep: Sweep, system: System, chunk: Cell):
         self._sweep, self._system, self._chunk = sweep, system, chunk
@@ -245,15 +251,15 @@ class Judge:
             run.evaluation_rows,
             int(run.data.row_format.lengths["inputs"]),
             run.data.row_format.target_length,
-            sweep._mesh,
+            sweep.mesh,
         )
 
     def ranks(self, params: Any) -> np.ndarray:
         """What each run ranks options by: float64 [n, questions, o]."""
         sweep, config = self._sweep, self._system.downstream
-        phi = sweep._phi(params, config, self._system.variant)
+        phi = sweep.phi_of(params, config, self._system.variant)
         rule = protocols.find(sweep.run.protocol).answer
-        return ranking.rank(config, sweep._frozen, self._sheets, phi, rule, sweep._mesh)
+        return ranking.rank(config, sweep.frozen, self._sheets, phi, rule, sweep.mesh)
 
     def scores(self, ranks: np.ndarray) -> np.ndarray:
         """Percent of the task's metric of each run."""

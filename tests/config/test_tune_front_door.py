@@ -257,6 +257,7 @@ def test_lines_of_one_file_have_one_writer_and_survive_being_torn(tmp_path):
         (("EvaluationData.tasks=('t2',)",), "'t2' has no training examples in toy/tr"),
         (("MIXTURE_OR_TASK_NAME=bare",), "'t0' of 'bare' has examples without options"),
         (("SUPPORT_SPLIT='train_{{seed}}'",), "name it without"),
+        (("SUPPORT_SPLIT=None",), "train on toy/validation, which it scores on"),
         (("RowFormat.context='none'",), "set it to 'hypermodel'"),
         (("OUTPUT_DIR=gs://bucket/out",), "needs a local folder"),
         (("INITIAL_CHECKPOINT_PATH=None",), "no initial checkpoint"),
