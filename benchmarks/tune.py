@@ -7,12 +7,15 @@ and eight tasks in a temporary folder, then runs `python -m hypert5_jax.tune` as
 would: {Prefix-Flat, Prefix-MLP, LoRA} × {Rand, Shared, Hyper} × 8 tasks × 3 learning rates
 × 3 seeds. Some runs of it, spread over methods and starts, are then made again by
 processes of their own; their mean stands for all 648. Prints both, the ratio, how far the
-results of the two differ, and the load of the machine at each end.
+results of the two differ, and the load of the machine: on a busy one the seconds of CPU
+time say more than those of the clock.
 """
 
 import argparse
+import dataclasses
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -88,11 +91,28 @@ def prepare(home: Path, split: str, count: int) -> None:
     write_manifest(place, "toy", split, [source], words)
 
 
-def call(door: str, files: Sequence[object], given: dict[str, object]) -> float:
-    """Runs a front door in a process of its own; seconds it took."""
+@dataclasses.dataclass(frozen=True)
+class Took:
+    """Seconds by the clock, and of CPU time over all cores."""
+
+    clock: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.1f} s ({self.cpu:.1f} s of CPU time)"
+
+
+def cpu_of_children() -> float:
+    """Seconds of CPU time of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def call(door: str, files: Sequence[object], given: dict[str, object]) -> Took:
+    """Runs a front door in a process of its own."""
     argv = [f"--gin_file={file}" for file in files]
     argv += [f"--gin.{name}={value}" for name, value in given.items()]
-    begun = time.monotonic()
+    begun, cpu = time.monotonic(), cpu_of_children()
     done = subprocess.run(
         [sys.executable, "-m", f"hypert5_jax.{door}", *argv],
         cwd=ROOT,
@@ -103,7 +123,7 @@ def call(door: str, files: Sequence[object], given: dict[str, object]) -> float:
     )
     if done.returncode:
         raise SystemExit(f"{door} failed: {done.stderr}")
-    return time.monotonic() - begun
+    return Took(time.monotonic() - begun, cpu_of_children() - cpu)
 
 
 def train_sources(home: Path) -> None:
@@ -124,8 +144,8 @@ def train_sources(home: Path) -> None:
         call("train", files, given)
 
 
-def tune(home: Path, out: Path, steps: int, **more: object) -> float:
-    """A sweep; seconds it took."""
+def tune(home: Path, out: Path, steps: int, **more: object) -> Took:
+    """A sweep."""
     given = {
         "OUTPUT_DIR": out,
         "PREPARED_DIR": home / "prepared",
@@ -171,11 +191,11 @@ def main() -> None:
             for x in found
         }
         print(
-            f"{len(by_key)} runs of {args.steps} steps in one process: {whole:.1f} s, "
+            f"{len(by_key)} runs of {args.steps} steps in one process: {whole}, "
             f"load {load()}",
             flush=True,
         )
-        seconds, apart = [], 0.0
+        took, apart = [], 0.0
         for number, (method, start, task, rate, seed) in enumerate(
             SEPARATE[: args.separate]
         ):
@@ -188,21 +208,26 @@ def main() -> None:
                 "LEARNING_RATES": (rate,),
                 "SEEDS": (seed,),
             }
-            seconds.append(tune(home, out, args.steps, **lists))
+            took.append(tune(home, out, args.steps, **lists))
             (mine,) = read(out)
             other = by_key[method, start, name, rate, seed]
             apart = max(apart, abs(mine["losses"][-1] - other["losses"][-1]))
             print(
-                f"{method} ({start}) alone: {seconds[-1]:.1f} s, scores {mine['scores']}"
+                f"{method} ({start}) alone: {took[-1]}, scores {mine['scores']}"
                 f", in the sweep {other['scores']}",
                 flush=True,
             )
-        mean = statistics.fmean(seconds)
-        print(f"a process for one run: {mean:.1f} s, load {load()}")
+        mean = Took(
+            statistics.fmean(one.clock for one in took),
+            statistics.fmean(one.cpu for one in took),
+        )
+        print(f"a process for one run: {mean}, load {load()}")
         print(f"losses of the two differ by at most {apart:.1e}")
         print(
-            f"{len(by_key)} such processes would take {mean * len(by_key) / 3600:.2f} h: "
-            f"{mean * len(by_key) / whole:.0f} times the sweep"
+            f"{len(by_key)} such processes would take "
+            f"{mean.clock * len(by_key) / 3600:.1f} h, "
+            f"{mean.clock * len(by_key) / whole.clock:.0f} times the sweep by the clock, "
+            f"{mean.cpu * len(by_key) / whole.cpu:.0f} times by CPU time"
         )
 
 

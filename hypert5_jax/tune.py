@@ -12,7 +12,7 @@ from etils import epath
 
 from hypert5_jax.config import cli, gin_files
 from hypert5_jax.config.tune_data import TuneTask, chosen_tasks
-from hypert5_jax.config.tune_report import settings, table_text
+from hypert5_jax.config.tune_report import settings, sizes_text, table_text
 from hypert5_jax.config.tune_run import TuneRun
 from hypert5_jax.config.tune_sources import StartMaker, open_sources
 from hypert5_jax.config.tune_sweep import Sweep, cells_of
@@ -40,13 +40,15 @@ def main(argv: Sequence[str]) -> int:
     folder = _local(run.output_dir)
     mesh = make_mesh(run.mesh)
     _check_rows(run, batch_ways(mesh))
+    if arguments.dry_run:
+        print(config_text)
+        print(sizes_text(run), flush=True)
     tasks = _tasks(run)
     vocabulary = tasks[0].judged.vocabulary.fingerprint
     sources = open_sources(run, vocabulary)
     cells = cells_of(run, tasks)
     count = sum(len(cell.runs) for cell in cells)
     if arguments.dry_run:
-        print(config_text)
         print(f"{count} runs: {len(cells)} cells of {len(cells[0].runs)}")
         return 0
 

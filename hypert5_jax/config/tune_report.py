@@ -1,14 +1,23 @@
-"""What a sweep's folder says of itself, and the table it ends with."""
+"""What a sweep says: its sizes, what its folder holds, and the table it ends with."""
 
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
+import jax
+import jax.numpy as jnp
+
 from hypert5_jax.config.evaluation_report import versions
 from hypert5_jax.config.tune_data import TuneTask
 from hypert5_jax.config.tune_run import TuneRun
 from hypert5_jax.config.tune_sources import Source
+from hypert5_jax.config.tune_sweep import functions
+from hypert5_jax.core import trees
+from hypert5_jax.core.batch import Batch
 from hypert5_jax.evaluation.results import Json
+from hypert5_jax.parallel import rules
+from hypert5_jax.parallel.mesh import make_mesh
+from hypert5_jax.training import side_by_side
 
 
 def settings(
@@ -32,6 +41,7 @@ def settings(
     schedule = dataclasses.asdict(run.schedule)
     del schedule["learning_rate"]
     return {
+        "recipe": None if run.recipe is None else dataclasses.asdict(run.recipe),
         "protocol": run.protocol,
         "methods": list(run.methods),
         "starts": list(run.starts),
@@ -61,6 +71,49 @@ def settings(
         "dtype": run.downstream.dtype,
         "versions": versions(),
     }
+
+
+def sizes_text(run: TuneRun) -> str:
+    """A line per method: its runs side by side and their step, built without memory.
+
+    Raises:
+      UserError: the mesh, the microbatches or the schedule do not fit.
+    """
+    mesh = make_mesh(run.mesh)
+    count = min(run.side_by_side, len(run.learning_rates) * len(run.seeds))
+    row = run.data.row_format
+    batch = jax.eval_shape(
+        lambda: Batch(
+            jnp.zeros((count * run.batch_size, 0), jnp.int32),
+            jnp.zeros((count * run.batch_size, row.lengths["inputs"]), jnp.int32),
+            jnp.zeros((count * run.batch_size, row.target_length), jnp.int32),
+            jnp.zeros((count * run.batch_size, row.target_length), jnp.float32),
+        )
+    )
+    lines = []
+    for method in run.methods:
+        system = run.system(method)
+        begin, step, axes = functions(run, system)
+        abstract = system.abstract_params()
+        phi = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype),
+            abstract["phi"],
+        )
+        runs = jax.eval_shape(begin, phi)
+        side_by_side.runs_shardings(mesh, runs, axes)
+        frozen = {
+            "downstream": jax.eval_shape(
+                lambda tree: trees.cast(tree, run.frozen_dtype), abstract["downstream"]
+            )
+        }
+        rates = jax.ShapeDtypeStruct((count,), jnp.float32)
+        with jax.set_mesh(mesh), rules.activate():
+            jax.eval_shape(step, runs, frozen, batch, rates)
+        lines.append(
+            f"{method:12s} {trees.count(abstract['phi']):>12,} parameters a run, "
+            f"{count} runs and their optimiser {trees.nbytes(runs):,} bytes"
+        )
+    return "\n".join(lines)
 
 
 def table_text(run: TuneRun, tasks: Sequence[TuneTask], lines: Sequence[Json]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from hypert5_jax.config.evaluate_run import EvaluationData
+from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation import protocols
 from hypert5_jax.hyper.system import System
@@ -82,6 +83,7 @@ class TuneRun:
       evaluation_rows: most rows judged at a time, over all runs side by side.
       frozen_dtype: what the frozen T5 is held in, "bfloat16" or "float32".
       mesh: rows lie over its data and fsdp axes.
+      recipe: which experiment this is.
     """
 
     output_dir: str
@@ -108,6 +110,7 @@ class TuneRun:
     evaluation_rows: int = 256
     frozen_dtype: str = "bfloat16"
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         lists = ("methods", "starts", "learning_rates", "seeds")
@@ -153,6 +156,11 @@ class TuneRun:
             raise UserError(
                 f"support_split is {self.data.support_split!r}; a sweep trains on one "
                 "split, whatever the seed: name it without {seed}"
+            )
+        if self.data.support(seed=0) == (self.data.mixture, self.data.split):
+            raise UserError(
+                f"a sweep would train on {self.data.mixture}/{self.data.split}, which it "
+                "scores on; set SUPPORT_SPLIT to the split of the training examples"
             )
         if self.initial.adaptation_path is not None:
             raise UserError(

@@ -95,7 +95,7 @@ def open_sources(run: TuneRun, vocabulary: str) -> dict[str, Source]:
 
 
 def _open(run: TuneRun, name: str, vocabulary: str) -> Source:
-    kind, recipe = _WANTED[name]
+    _, recipe = _WANTED[name]
     path = getattr(run.trained, name)
     advice = (
         f"train one with python -m hypert5_jax.train --gin_file=gin/recipes/{recipe}.gin"
@@ -112,24 +112,12 @@ def _open(run: TuneRun, name: str, vocabulary: str) -> Source:
     except UserError as error:
         raise UserError(f"Starts.{name}: {error}; {advice}") from error
     about = store.about(place)
+    system = _trained_system(about["config"], name, path, advice)
     trained = about.get("vocabulary", "")
     if vocabulary and trained and trained != vocabulary:
         raise UserError(
             f"Starts.{name}: {path} was trained with vocabulary {trained[:12]}, the "
             f"data were prepared with {vocabulary[:12]}"
-        )
-    if not about["config"]:
-        raise UserError(
-            f"Starts.{name}: the checkpoint {place} does not hold the configuration it "
-            f"was trained with; {advice}"
-        )
-    system = gin_files.rebuild(TrainRun, about["config"]).system
-    found = system.variant
-    if (found.adaptation, found.source, found.parametrisation) != kind:
-        raise UserError(
-            f"Starts.{name}: {path} trained adaptation={found.adaptation!r}, source="
-            f"{found.source!r}, parametrisation={found.parametrisation!r}; expected "
-            f"{', '.join(map(repr, kind))}: {advice}"
         )
     _check_sizes(run, name, path, system)
     in_our_manner = {field: getattr(run.downstream, field) for field in _MANNERS}
@@ -143,6 +131,25 @@ def _open(run: TuneRun, name: str, vocabulary: str) -> Source:
     frozen = about["frozen"].get("downstream")
     beside = frozen and Beside(path, str(place), frozen["origin"], frozen["sha256"])
     return Source(name, path, system, mark, beside)
+
+
+def _trained_system(config: str, name: str, path: str, advice: str) -> System:
+    """What a run trained, from the configuration its checkpoint holds."""
+    if not config:
+        raise UserError(
+            f"Starts.{name}: the checkpoint in {path} does not hold the configuration "
+            f"it was trained with; {advice}"
+        )
+    system = gin_files.rebuild(TrainRun, config).system
+    kind, _ = _WANTED[name]
+    found = system.variant
+    if (found.adaptation, found.source, found.parametrisation) != kind:
+        raise UserError(
+            f"Starts.{name}: {path} trained adaptation={found.adaptation!r}, source="
+            f"{found.source!r}, parametrisation={found.parametrisation!r}; expected "
+            f"{', '.join(map(repr, kind))}: {advice}"
+        )
+    return system
 
 
 def _check_sizes(run: TuneRun, name: str, path: str, system: System) -> None:
@@ -248,11 +255,11 @@ class StartMaker:
 
     def _random(self, method: str, seed: int) -> Start:
         system = self._run.system(method)
-        key = jax.random.key(seed)
-        boxed = jax.jit(learned.init, static_argnums=(1, 2))(
-            key, system.downstream, system.variant
+        # Under jit: unboxed arrays are laid out over the mesh.
+        new = jax.jit(
+            lambda key: nn.unbox(learned.init(key, system.downstream, system.variant))
         )
-        return Start(jax.device_get(nn.unbox(boxed)), None, "")
+        return Start(jax.device_get(new(jax.random.key(seed))), None, "")
 
     def _params(
         self,

@@ -29,6 +29,7 @@ from hypert5_jax.evaluation.results import Json
 from hypert5_jax.hyper import learned
 from hypert5_jax.hyper.system import System
 from hypert5_jax.inference import side_by_side as ranking
+from hypert5_jax.parallel import rules
 from hypert5_jax.training import side_by_side
 from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.optimisers import make_optimiser
@@ -100,9 +101,9 @@ class Sweep:
         mesh: Mesh,
     ):
         self.run, self.starts, self.results = run, starts, results
-        self._frozen, self._mesh = frozen, mesh
+        self.frozen, self.mesh = frozen, mesh
         self._steps: dict[System, tuple[Callable, Callable]] = {}
-        self._phi = jax.jit(learned.phi_of_runs, static_argnums=(1, 2))
+        self.phi_of = jax.jit(learned.phi_of_runs, static_argnums=(1, 2))
         one = {
             rate: make_schedule(
                 dataclasses.replace(run.schedule, learning_rate=rate), run.steps
@@ -151,16 +152,17 @@ class Sweep:
         """The lines of a chunk's runs, without their seconds; None if stopped."""
         run = self.run
         system = self.starts.system(chunk.method, chunk.start)
-        begin, step = self._compiled(system)
         mine = [starts[chunk.task.name, seed] for _, seed in chunk.runs]
-        state = begin(learned.stack_runs([start.params for start in mine]))
+        phi = learned.stack_runs([start.params for start in mine])
+        begin, step = self._compiled(system, phi)
+        state = begin(phi)
         judge = Judge(self, system, chunk)
-        ranks = judge.ranks(state.params)
+        ranks = judge.ranks(state.params["phi"])
         for (_, seed), start, found in zip(chunk.runs, mine, ranks, strict=True):
             check_start(chunk, seed, start, found, run.downstream.dtype)
         scores, losses = [judge.scores(ranks)], [np.full(len(chunk.runs), np.nan)]
         since: list[side_by_side.RunSums] = []
-        frozen = {"downstream": self._frozen}
+        frozen = {"downstream": self.frozen}
         for at in range(run.steps):
             if interruption.asked(at):
                 return None
@@ -169,7 +171,7 @@ class Sweep:
             state, sums = step(state, frozen, batch, rates)
             since.append(sums)
             if at + 1 in run.eval_steps:
-                scores.append(judge.scores(judge.ranks(state.params)))
+                scores.append(judge.scores(judge.ranks(state.params["phi"])))
                 losses.append(_mean_losses(since))
                 since = []
             progress.draw(chunk, (at + 1) / run.steps)
@@ -206,24 +208,37 @@ class Sweep:
             "source_score": None if source is None else _score(task, seed, source),
         }
 
-    def _compiled(self, system: System) -> tuple[Callable, Callable]:
+    def _compiled(self, system: System, phi: Any) -> tuple[Callable, Callable]:
         """(start, step) of a system; kept, so that cells of one shape compile once."""
         if system not in self._steps:
-            axes = system.logical_axes()["phi"]
-            # Each run's learning rate is an argument of the step.
-            optimiser = make_optimiser(
-                self.run.optimiser, optax.constant_schedule(1.0), axes
-            )
-            step = side_by_side.make_step(system, optimiser, self.run.microbatches)
+            begin, step, axes = functions(self.run, system)
+            shapes = jax.eval_shape(begin, phi)
+            layout = side_by_side.runs_shardings(self.mesh, shapes, axes)
+            whole = rules.replicated(self.mesh)
             self._steps[system] = (
-                jax.jit(lambda params: side_by_side.start_runs(optimiser, params)),
-                jax.jit(step, donate_argnums=0),
+                jax.jit(begin, out_shardings=layout),
+                jax.jit(step, donate_argnums=0, out_shardings=(layout, whole)),
             )
         return self._steps[system]
 
 
+def functions(run: TuneRun, system: System) -> tuple[Callable, Callable, Any]:
+    """(start of runs, step, logical axes of one run's parameters), not compiled."""
+    axes = {"phi": system.logical_axes()["phi"]}
+    # Each run's learning rate is an argument of the step.
+    optimiser = make_optimiser(run.optimiser, optax.constant_schedule(1.0), axes)
+    step = side_by_side.make_step(system, optimiser, run.microbatches)
+    return lambda phi: side_by_side.start_runs(optimiser, phi), step, axes
+
+
 class Judge:
-    """Scores the runs of a chunk, all of them under each pass of the T5."""
+    """Scores the runs of a chunk, all of them under each pass of the T5.
+
+    Args:
+      sweep: whose T5 and settings.
+      system: what the runs train.
+      chunk: the runs.
+    """
 
     def __init__(self, sweep: Sweep, system: System, chunk: Cell):
         self._sweep, self._system, self._chunk = sweep, system, chunk
@@ -236,15 +251,15 @@ class Judge:
             run.evaluation_rows,
             int(run.data.row_format.lengths["inputs"]),
             run.data.row_format.target_length,
-            sweep._mesh,
+            sweep.mesh,
         )
 
     def ranks(self, params: Any) -> np.ndarray:
         """What each run ranks options by: float64 [n, questions, o]."""
         sweep, config = self._sweep, self._system.downstream
-        phi = sweep._phi(params, config, self._system.variant)
+        phi = sweep.phi_of(params, config, self._system.variant)
         rule = protocols.find(sweep.run.protocol).answer
-        return ranking.rank(config, sweep._frozen, self._sheets, phi, rule, sweep._mesh)
+        return ranking.rank(config, sweep.frozen, self._sheets, phi, rule, sweep.mesh)
 
     def scores(self, ranks: np.ndarray) -> np.ndarray:
         """Percent of the task's metric of each run."""

@@ -119,7 +119,8 @@ class System:
 
     def abstract_params(self) -> Params:
         """`init`'s tree as ShapeDtypeStructs; costs no memory."""
-        return nn.unbox(_boxed_shapes(self))
+        # Traced: under a mesh, unboxing constrains the layout of arrays.
+        return jax.eval_shape(nn.unbox, _boxed_shapes(self))
 
     def logical_axes(self) -> Params:
         """`init`'s tree with a tuple of axis names (or None) for every array."""

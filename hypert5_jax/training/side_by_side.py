@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
+from jax.sharding import Mesh
 
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.hyper import learned
 from hypert5_jax.hyper.system import Params, System
+from hypert5_jax.parallel import rules
 from hypert5_jax.t5.loss import token_log_probs
 
 Tree = Any
@@ -32,11 +34,11 @@ class Runs:
     """What n runs change as they train.
 
     Attributes:
-      params: the "phi" group of each run, arrays [n, ...] float32.
+      params: {"phi": the group of each run, arrays [n, ...] float32}.
       opt_state: the optimiser's state of each run, arrays [n, ...].
     """
 
-    params: Tree
+    params: Params
     opt_state: Tree
 
 
@@ -51,9 +53,25 @@ class RunSums:
 Step = Callable[[Runs, Params, Batch, Array], tuple[Runs, RunSums]]
 
 
-def start_runs(optimiser: optax.GradientTransformation, params: Tree) -> Runs:
+def start_runs(optimiser: optax.GradientTransformation, phi: Tree) -> Runs:
     """Runs at step 0 with parameters of `learned.stack_runs`."""
+    params = {"phi": phi}
     return Runs(params, jax.vmap(optimiser.init)(params))
+
+
+def runs_shardings(mesh: Mesh, shapes: Runs, axes: Params) -> Runs:
+    """Where every array lies: as for one run, whatever is on the run axis.
+
+    Args:
+      mesh: with axes data, fsdp and model.
+      shapes: ShapeDtypeStructs.
+      axes: {"phi": tree of tuples of logical axis names, of one run}.
+    """
+    structure = jax.tree.structure(shapes.params)
+    leading = [(None, *names) for names in structure.flatten_up_to(axes)]
+    params = rules.param_shardings(mesh, shapes.params, structure.unflatten(leading))
+    opt_state = rules.like_params(mesh, shapes.opt_state, shapes.params, params)
+    return Runs(params, opt_state)
 
 
 def make_step(
@@ -72,8 +90,8 @@ def make_step(
       sums). The batch's hyper_inputs are not read.
     """
 
-    def summed_losses(params: Tree, frozen: Params, batch: Batch):
-        phi = learned.phi_of_runs(params, system.downstream, system.variant)
+    def summed_losses(params: Params, frozen: Params, batch: Batch):
+        phi = learned.phi_of_runs(params["phi"], system.downstream, system.variant)
         logits = system.logits(frozen, batch, phi=phi)
         log_probs, _ = token_log_probs(logits, batch.targets)
         runs = jax.tree.leaves(params)[0].shape[0]
@@ -81,7 +99,7 @@ def make_step(
         weight = jnp.sum(_by_run(jnp.asarray(batch.weights), runs), axis=(1, 2))
         return jnp.sum(loss), RunSums(loss, weight)
 
-    def gradients(params: Tree, frozen: Params, batch: Batch):
+    def gradients(params: Params, frozen: Params, batch: Batch):
         grad = jax.grad(summed_losses, has_aux=True)
         if microbatches == 1:
             return grad(params, frozen, batch)
@@ -119,5 +137,6 @@ def _by_run(rows: Array, runs: int) -> Array:
 
 def _parts(rows: Array, runs: int, parts: int) -> Array:
     """[n * b, ...] -> [parts, n * (b / parts), ...], every part of rows of every run."""
-    split = rows.reshape(runs, parts, -1, *rows.shape[1:])
-    return jnp.moveaxis(split, 1, 0).reshape(parts, -1, *rows.shape[1:])
+    count, *rest = rows.shape
+    split = rows.reshape(runs, parts, count // (runs * parts), *rest)
+    return jnp.moveaxis(split, 1, 0).reshape(parts, count // parts, *rest)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -126,9 +127,7 @@ def test_a_start_that_is_not_its_source_is_refused(home, tmp_path, monkeypatch, 
     made = tune_sources.StartMaker._params
 
     def altered(self, *args):
-        params = made(self, *args)
-        flat = params["decoder"]["cross_attention"]["query"]
-        return {**params, "decoder": {"cross_attention": {"query": flat}}}
+        return jax.tree.map(lambda leaf: 1.5 * leaf, made(self, *args))
 
     monkeypatch.setattr(tune_sources.StartMaker, "_params", altered)
     more = ("METHODS=('LoRA',)", "STARTS=('Shared',)")
@@ -257,6 +256,7 @@ def test_lines_of_one_file_have_one_writer_and_survive_being_torn(tmp_path):
         (("EvaluationData.tasks=('t2',)",), "'t2' has no training examples in toy/tr"),
         (("MIXTURE_OR_TASK_NAME=bare",), "'t0' of 'bare' has examples without options"),
         (("SUPPORT_SPLIT='train_{{seed}}'",), "name it without"),
+        (("SUPPORT_SPLIT=None",), "train on toy/validation, which it scores on"),
         (("RowFormat.context='none'",), "set it to 'hypermodel'"),
         (("OUTPUT_DIR=gs://bucket/out",), "needs a local folder"),
         (("INITIAL_CHECKPOINT_PATH=None",), "no initial checkpoint"),

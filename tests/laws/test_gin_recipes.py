@@ -61,7 +61,7 @@ def test_variants_build_a_step(name):
 
 
 # What other run files include, or what is included after them.
-_PARTS = ("train", "held_out", "evaluate", "judged")
+_PARTS = ("train", "held_out", "evaluate", "tune", "judged")
 
 
 @pytest.mark.parametrize("name", [n for n in names("runs") if n not in _PARTS])

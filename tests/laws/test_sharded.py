@@ -7,7 +7,8 @@ import pytest
 from hypert5_jax.core import trees
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
-from hypert5_jax.parallel.mesh import MeshConfig
+from hypert5_jax.parallel import rules
+from hypert5_jax.parallel.mesh import MeshConfig, make_mesh
 from hypert5_jax.phi.spec import PrefixSpec
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.training.loop import TrainConfig, train
@@ -73,3 +74,9 @@ def test_sharded_training_equals_a_single_device(name, single):
         np.testing.assert_allclose(leaf, expected[path], rtol=1e-4, atol=1e-5)
         split += not leaf.sharding.is_fully_replicated
     assert split > 10
+
+
+def test_shapes_are_the_same_under_a_mesh_that_splits_them():
+    expected = SYSTEM.abstract_params()
+    with jax.set_mesh(make_mesh(MESHES["data x fsdp"])), rules.activate():
+        assert SYSTEM.abstract_params() == expected
