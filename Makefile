@@ -21,7 +21,7 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds test test-slow check format parity bench
+.PHONY: help install quickstart quickstart-seeds small test test-slow check format parity bench
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,6 +33,14 @@ quickstart: $(INSTALLED)  ## train a hypermodel end to end and show that it adap
 
 quickstart-seeds: $(INSTALLED)  ## the same over 3 seeds, mean and deviation
 	$(KEEP_MEMORY) $(BIN)/python -m hypert5_jax.quickstart --gin_file=gin/quickstart_seeds.gin
+
+# Every step passes over what is done. Runs of one shape are compiled once.
+small: export JAX_COMPILATION_CACHE_DIR ?= runs/small/compiled
+small: $(INSTALLED)  ## the paper's experiments in small, and the report (docs/small.md)
+	$(KEEP_MEMORY) $(BIN)/python -m hypert5_jax.train --gin_file=gin/recipes/small/sweep.gin
+	$(KEEP_MEMORY) $(BIN)/python -m hypert5_jax.train --gin_file=gin/recipes/small/figure_4_sweep.gin
+	$(KEEP_MEMORY) $(BIN)/python -m hypert5_jax.tune --gin_file=gin/recipes/small/tune.gin
+	$(BIN)/python -m hypert5_jax.report --results=runs/small --output=runs/small/report
 
 test: $(INSTALLED)  ## the laws and every other fast test
 	$(BIN)/python -m pytest -q --durations=10 -n $(TEST_PROCESSES) --dist loadfile

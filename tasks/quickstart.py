@@ -3,13 +3,15 @@
     quickstart_first       text, then its continuation: two or three facts, said plainly
     quickstart_pretrain    text, then its continuation: skills by name, whole documents
     quickstart_caclm       documents: the hypermodel reads A and D, the T5 gets B, C is asked
+    quickstart_caclm_many  more of them
     quickstart_train       the training tasks, one logical task each
     quickstart_heldout     compositions never trained on, label words never trained on
     quickstart_family      a family never trained on, label words never trained on
+    quickstart_judged      the two held-out ones
 
 Splits `train` and `test`; a test input never occurs in `train`. The SentencePiece model is
-that of `$QUICKSTART_VOCABULARY` (`runs/quickstart/vocabulary.model` without it), which
-`python -m hypert5_jax.quickstart` trains.
+that of `$QUICKSTART_VOCABULARY` (`runs/quickstart/vocabulary.model` without it), trained
+where it is not there yet.
 """
 
 import os
@@ -23,24 +25,29 @@ import seqio
 from hypert5_jax.evaluation.metrics import exact_match
 from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.quickstart import corpus
-from hypert5_jax.preparation.quickstart.vocabulary import VARIABLE
+from hypert5_jax.preparation.quickstart.vocabulary import VARIABLE, train_vocabulary
 from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
 
-MODEL = os.environ.get(VARIABLE, "runs/quickstart/vocabulary.model")
+MODEL = Path(os.environ.get(VARIABLE, "runs/quickstart/vocabulary.model")).absolute()
+if not MODEL.exists():
+    train_vocabulary(MODEL)
 PLAIN = {"inputs": TEXT, "targets": TEXT}
 TASK = PLAIN | {
     "shot_targets": TEXT,
     "task": TEXT,
     "options": TEXTS,
     "label_pool": TEXTS,
+    "group": TEXT,
 }
 
 
 def read(
     rows: Callable[[str], Iterator[Mapping[str, Any]]], split: str, _: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """The rows of a split; there is no file to read."""
-    return rows(split)
+    """The rows of a split, in groups of a family; there is no file to read."""
+    for row in rows(split):
+        task = row.get("task")
+        yield row if task is None else {**row, "group": task.partition("_")[0]}
 
 
 def register(
@@ -49,7 +56,7 @@ def register(
     signature: Mapping[str, Any],
 ) -> None:
     """Registers a task whose rows a function of the split generates."""
-    vocabulary = seqio.SentencePieceVocabulary(MODEL, extra_ids=2)
+    vocabulary = seqio.SentencePieceVocabulary(str(MODEL), extra_ids=2)
     add_task(
         name,
         FilesSource(
@@ -66,6 +73,15 @@ def register(
 register("quickstart_first", corpus.first_rows, PLAIN)
 register("quickstart_pretrain", corpus.pretraining_rows, PLAIN)
 register("quickstart_caclm", corpus.document_rows, PLAIN | {"context": TEXT})
+register(
+    "quickstart_caclm_many",
+    partial(corpus.document_rows, count=corpus.MANY_DOCUMENT_ROWS),
+    PLAIN | {"context": TEXT},
+)
 register("quickstart_train", partial(corpus.task_rows, "train"), TASK)
 register("quickstart_heldout", partial(corpus.task_rows, "heldout"), TASK)
 register("quickstart_family", partial(corpus.task_rows, "family"), TASK)
+
+seqio.MixtureRegistry.add(
+    "quickstart_judged", ["quickstart_heldout", "quickstart_family"], default_rate=1
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypert5_jax.evaluation import protocols
-from hypert5_jax.evaluation.protocols import Protocol
+from hypert5_jax.evaluation.protocols import Column, Protocol
 
 Table = dict[str, Any]
 _SPREAD: Mapping[str, Callable[[Sequence[float]], float]] = {
@@ -59,19 +59,20 @@ def _columns(protocol: Protocol, tasks: Sequence[TaskScores]) -> Table:
     for task in tasks:
         key = protocols.group_key(task.group)
         groups.setdefault(key, []).append(task.scores[protocol.metric(task.group)])
+    wanted = protocol.columns or tuple(Column(g, (g,)) for g in sorted(groups))
     found: Table = {"headline": None}
     for name, spread in _SPREAD.items():
         columns = {
             column.name: statistics.fmean(spread(groups[g]) for g in column.groups)
-            for column in protocol.columns
+            for column in wanted
             if all(g in groups for g in column.groups)
         }
-        if len(columns) == len(protocol.columns):
+        if len(columns) == len(wanted):
             columns["AVG"] = statistics.fmean(columns.values())
         found[name] = columns
     found["headline"] = found["mean"].get("AVG")
     found["groups"] = {g: statistics.fmean(v) for g, v in sorted(groups.items())}
-    needed = {g for column in protocol.columns for g in column.groups}
+    needed = {g for column in wanted for g in column.groups}
     found["missing_groups"] = sorted(needed - set(groups))
     return found
 

@@ -6,10 +6,11 @@ task has, and how tasks are averaged.
     metaicl           greedy text                     Macro-F1 or ROUGE-L    tasks
     metaicl_official  option of the largest mean      Macro-F1 or accuracy   tasks
     sni               greedy text, 128 tokens         ROUGE-L                instances
+    options           option of the largest sum       accuracy               groups
 
 Sources: T0's evaluation (bigscience-workshop/t-zero) and t5's rank_classification for
 p3; MetaICL's own code for metaicl_official, the paper's section 5.2 for metaicl;
-Tk-Instruct's compute_metrics.py for sni.
+Tk-Instruct's compute_metrics.py for sni. `options` is p3's for tasks that are not P3's.
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class Protocol:
       metrics: computed for every task (names of evaluation/metrics.py).
       metric_of: {group: the metric that counts}; "" stands for all other groups.
       average: "columns", "tasks" or "instances".
-      columns: for that average.
+      columns: for that average; none makes a column of every group there is.
       max_new_tokens: most tokens of a generated answer, EOS included.
     """
 
@@ -125,6 +126,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             {"": "rouge_l", **dict.fromkeys(SNI_EXACT, "sni_exact_match")},
             INSTANCES,
         ),
+        Protocol("options", SUM, ("accuracy",), {"": "accuracy"}, COLUMNS),
     )
 }
 

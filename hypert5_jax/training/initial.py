@@ -11,6 +11,7 @@ from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System, check_same_shapes
 from hypert5_jax.t5.config import T5Config
+from hypert5_jax.t5.head_start import head_start
 from hypert5_jax.t5.stacking import stack_layers
 from hypert5_jax.training.state import InitialParams, fingerprints, random_params
 
@@ -33,12 +34,15 @@ class InitialConfig:
         newest by default. 0 is the hypermodel or φ before its first step: a new one.
       allow_random: without a checkpoint_path, start the downstream T5 at random instead
         of refusing to.
+      neighbour_bias: start a random downstream T5 with the habits of t5/head_start.py,
+        of this strength; None starts it as T5 does.
     """
 
     checkpoint_path: str | None = None
     adaptation_path: str | None = None
     adaptation_step: int | None = None
     allow_random: bool = False
+    neighbour_bias: float | None = None
 
     def __post_init__(self) -> None:
         if self.adaptation_step is not None and self.adaptation_step < 0:
@@ -49,6 +53,11 @@ class InitialConfig:
             raise UserError(
                 f"adaptation_step is {self.adaptation_step}, but adaptation_path is "
                 "None; name the run it is a step of"
+            )
+        if self.neighbour_bias is not None and self.checkpoint_path is not None:
+            raise UserError(
+                f"neighbour_bias is {self.neighbour_bias}, the start of a random T5, "
+                f"but checkpoint_path is {self.checkpoint_path}; leave one of them None"
             )
 
     @property
@@ -84,12 +93,25 @@ def initial_params(
                 "trained the downstream T5, or InitialConfig.allow_random = True to "
                 "start it at random"
             )
-        begin = random_params(system, seed)
+        begin = _at_random(system, seed, config.neighbour_bias)
     else:
         begin = _around_t5(system, config.checkpoint_path, seed, vocabulary)
     if config.adaptation is not None:
         begin = _with_adaptation(system, config.adaptation, begin, vocabulary)
     return begin
+
+
+def _at_random(
+    system: System, seed: int, neighbour_bias: float | None
+) -> InitialParams:
+    begin = random_params(system, seed)
+    if neighbour_bias is None:
+        return begin
+    t5 = head_start(begin.params["downstream"], system.downstream, neighbour_bias)
+    said = f"{begin.origins['downstream']}, neighbour_bias {neighbour_bias}"
+    return InitialParams(
+        {**begin.params, "downstream": t5}, {**begin.origins, "downstream": said}
+    )
 
 
 def _around_t5(system: System, path: str, seed: int, vocabulary: str) -> InitialParams:

@@ -47,6 +47,17 @@ def test_p3_has_no_average_before_all_columns_are_there():
     assert found["missing_groups"] == ["anli_r2", "wsc"]
 
 
+def test_options_has_a_column_for_every_group_there_is():
+    tasks = [
+        prompt("a", "tell", 90.0),
+        prompt("b", "tell", 70.0),
+        prompt("c", "sort", 10),
+    ]
+    found = averages.table(protocols.find("options"), tasks)
+    assert found["mean"] == {"sort": 10.0, "tell": 80.0, "AVG": 45.0}
+    assert found["headline"] == 45.0 and found["missing_groups"] == []
+
+
 def test_metaicl_takes_macro_f1_for_classification_and_rouge_for_the_rest():
     tasks = [
         TaskScores("a", "classification", 5, {"macro_f1": 10.0, "rouge_l": 99.0}, {}),

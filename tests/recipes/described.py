@@ -43,13 +43,13 @@ USED = 0.3
 def names() -> list[str]:
     """Every recipe's path below gin/recipes, without .gin.
 
-    Parts that recipes include begin with `_`; peft/ is tune's.
+    Parts that recipes include begin with `_`; peft/ and tune.gin are tune's.
     """
     found = (path.relative_to(FOLDER) for path in FOLDER.rglob("*.gin"))
     return sorted(
         str(path.with_suffix(""))
         for path in found
-        if not path.name.startswith("_") and path.parts[0] != "peft"
+        if not path.name.startswith(("_", "tune")) and path.parts[0] != "peft"
     )
 
 

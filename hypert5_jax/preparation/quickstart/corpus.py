@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,8 @@ Row = dict[str, str | list[str]]
 
 PRETRAINING_ROWS = {"train": 30_000, "test": 1_000}
 DOCUMENT_ROWS = {"train": 12_000, "test": 384}
+# For a hypermodel that would rather learn the fewer ones by heart than read them.
+MANY_DOCUMENT_ROWS = {"train": 96_000, "test": 384}
 # At most: a task of two things in twelve frames has 24 different inputs in all.
 TASK_ROWS = {"train": 64, "test": 32}
 TEST_SHARE = 3
@@ -70,11 +72,16 @@ def pretraining_rows(split: str) -> Iterator[Row]:
         yield {"inputs": text, "targets": continuation}
 
 
-def document_rows(split: str) -> Iterator[Row]:
-    """Documents for CACLM: A and D for the hypermodel, B for the T5, C to be said."""
+def document_rows(
+    split: str, count: Mapping[str, int] = DOCUMENT_ROWS
+) -> Iterator[Row]:
+    """Documents for CACLM: A and D for the hypermodel, B for the T5, C to be said.
+
+    The first `count[split]` of one endless sequence.
+    """
     rng = rng_of("documents", split)
     words = made_up_words()
-    for _ in range(DOCUMENT_ROWS[split]):
+    for _ in range(count[split]):
         text = document(rng, words)
         context = f"<extra_id_0> {text.a} <extra_id_1> {text.d}"
         yield {"inputs": text.b, "targets": text.c, "context": context}

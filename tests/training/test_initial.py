@@ -1,0 +1,50 @@
+"""A base T5's head start is what its settings say, and nothing without them."""
+
+import numpy as np
+import pytest
+
+from hypert5_jax.core import trees
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.hyper.system import System
+from hypert5_jax.hyper.variants import Variant
+from hypert5_jax.t5.config import T5Config
+from hypert5_jax.training.initial import InitialConfig, initial_params
+
+SYSTEM = System(
+    T5Config(
+        vocab_size=32,
+        emb_dim=16,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        dtype="float32",
+    ),
+    Variant("none", "none", trainable=("downstream",), context="none"),
+)
+
+
+def begun(**settings):
+    begin = initial_params(SYSTEM, InitialConfig(allow_random=True, **settings), seed=3)
+    return begin.origins["downstream"], trees.flatten(begin.params["downstream"])
+
+
+def test_a_head_start_ties_the_output_to_the_embeddings_and_looks_one_word_back():
+    plain_origin, plain = begun()
+    origin, helped = begun(neighbour_bias=4.0)
+    words = np.asarray(helped["token_embedder/embedding"])
+    np.testing.assert_array_equal(words, plain["token_embedder/embedding"])
+    np.testing.assert_allclose(
+        helped["decoder/logits_dense/kernel"], words.T / 4.0, rtol=1e-6
+    )
+    # Bidirectional buckets: offset -1 is bucket 1 of the encoder's first head.
+    table = "encoder/relpos_bias/rel_embedding"
+    moved = np.asarray(helped[table]) - np.asarray(plain[table])
+    assert moved[0, 1] == pytest.approx(4.0) and moved[0].sum() == pytest.approx(4.0)
+    assert origin == f"{plain_origin}, neighbour_bias 4.0"
+
+
+def test_a_head_start_of_a_given_t5_is_refused():
+    with pytest.raises(UserError, match="neighbour_bias"):
+        InitialConfig(checkpoint_path="runs/base", neighbour_bias=4.0)
