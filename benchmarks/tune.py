@@ -28,7 +28,8 @@ import numpy as np
 
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.vocabulary import Vocabulary
-from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.preparation.manifest import Source, write_manifest
+from hypert5_jax.preparation.writer import Item, write_unit
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("anli_r1", "hellaswag", "cb", "copa", "rte", "wic", "wsc", "winogrande")

@@ -59,7 +59,7 @@ def random_batch(
 
     def ids(count: int, length: int) -> np.ndarray:
         tokens = rng.integers(3, vocab, (count, length)).astype(np.int32)
-        used = rng.integers(2, length + 1, count)
+        used = rng.integers(min(2, length), length + 1, count)
         tokens[np.arange(length)[None] >= used[:, None]] = 0
         return tokens
 

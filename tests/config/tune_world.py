@@ -11,7 +11,8 @@ from hypert5_jax.config import gin_files
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.vocabulary import Vocabulary
-from hypert5_jax.preparation.writer import Item, Source, write_manifest, write_unit
+from hypert5_jax.preparation.manifest import Source, write_manifest
+from hypert5_jax.preparation.writer import Item, write_unit
 from hypert5_jax.t5.stacking import unstack_layers
 from hypert5_jax.training.state import fingerprints
 from tests.config.tiny_run import SIZES, TRAIN
