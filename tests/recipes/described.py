@@ -40,17 +40,29 @@ PEAK_FLOPS = 918e12
 USED = 0.3
 
 
-def names() -> list[str]:
-    """Every recipe's path below gin/recipes, without .gin.
-
-    Parts that recipes include begin with `_`; peft/ and tune.gin are tune's.
-    """
+@functools.cache
+def _all_names() -> tuple[str, ...]:
+    """Every recipe's path below gin/recipes, without .gin; parts begin with `_`."""
     found = (path.relative_to(FOLDER) for path in FOLDER.rglob("*.gin"))
-    return sorted(
-        str(path.with_suffix(""))
-        for path in found
-        if not path.name.startswith(("_", "tune")) and path.parts[0] != "peft"
+    return tuple(
+        sorted(str(p.with_suffix("")) for p in found if not p.name.startswith("_"))
     )
+
+
+@functools.cache
+def tune_names() -> tuple[str, ...]:
+    """The recipes of `tune`."""
+    return tuple(
+        name
+        for name in _all_names()
+        if any(n.startswith("TuneRun.") for n in gin_files.settings(arguments(name)))
+    )
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The recipes of `train`: all others."""
+    return tuple(name for name in _all_names() if name not in tune_names())
 
 
 def arguments(name: str, *bindings: str) -> gin_files.GinArguments:

@@ -1,4 +1,4 @@
-"""Every recipe, as listed by the folder, trained and judged small on the real slices.
+"""Every recipe, as listed by the folder, small on the real slices, up to the report.
 
     python -m pytest -m slow tests/recipes
 
@@ -14,10 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from hypert5_jax import evaluate, train
+from hypert5_jax import evaluate, report, train, tune
 from hypert5_jax.checkpoints import t5x
 from hypert5_jax.config import cli, gin_files
 from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.reporting.book import numbers_of
+from hypert5_jax.reporting.result_files import read
 from tests.recipes import described
 
 TINY = described.ROOT / "tests" / "recipes" / "tiny.gin"
@@ -127,9 +129,24 @@ def check(name, folders):
         assert set(found["about"]["parameters"]) == set(parameters)
 
 
+def check_report(folders, out):
+    """The report has the runs' scores in the cells their recipe names."""
+    argv = [f"--results={','.join(map(str, folders))}", f"--output={out}"]
+    assert cli.exit_code(report.main, argv) == 0
+    assert (out / "report.html").stat().st_size > 10_000
+    numbers = numbers_of(*read(list(map(str, folders))))
+    assert not numbers.apart
+    cells = {(table, row) for table, row, _ in numbers.book}
+    for folder in folders:
+        found = json.loads((folder / "scores" / "results.json").read_text())
+        assert (found["recipe"]["table"], found["recipe"]["system"]) in cells
+
+
 def test_a_recipe_runs_small_on_real_data(home):
     name = "sni_large/hypert5_prefix_def_2pos"
-    check(name, train_and_judge(name, home, "INITIAL_ADAPTATION_PATH=None"))
+    folders = train_and_judge(name, home, "INITIAL_ADAPTATION_PATH=None")
+    check(name, folders)
+    check_report(folders, home / "report")
 
 
 @pytest.mark.slow
@@ -137,6 +154,44 @@ def test_a_recipe_runs_small_on_real_data(home):
 def test_every_recipe_runs_small_on_real_data(name, home):
     folders = train_and_judge(name, home)
     check(name, folders)
-    if (folders[0] / "scores").exists() and name not in described.sweeps():
+    if not (folders[0] / "scores").exists():
+        return
+    if name not in described.sweeps():
         assert cli.exit_code(evaluate.main, command(name, home)) == 0
         check(name, folders)
+    check_report(folders, home / "reports" / name)
+
+
+# The eight dataset-prompts have no slice with rows of both splits.
+TUNE = (
+    "MIXTURE_OR_TASK_NAME=slices_metaicl_test",
+    "TASK_MODULES=('tests.recipes.slices',)",
+    "SPLIT=test",
+    "SUPPORT_SPLIT=train_100",
+    "PROTOCOL=options",
+    "TASK_FEATURE_LENGTHS={'hyper_inputs': 64, 'inputs': 32, 'targets': 16}",
+    "EvaluationData.tasks=('rte',)",
+    "EvaluationData.limit=4",
+    "BATCH_SIZE=8",
+    "MICROBATCHES=1",
+    "TRAIN_STEPS=2",
+    "EVAL_EVERY=1",
+)
+
+
+@pytest.mark.slow
+def test_single_task_tuning_runs_small_on_real_data(home):
+    """From the runs that the test above made."""
+    name = "peft/tune_large"
+    t5 = [line for line in TINY.read_text().splitlines() if line.startswith("T5Config")]
+    settings = [*TUNE, *(line.replace(" = ", "=") for line in t5)]
+    settings.append(f"INITIAL_CHECKPOINT_PATH={home / 't5'}")
+    argv = [f"--gin_file=gin/recipes/{name}.gin"]
+    argv += [f"--gin.{setting}" for setting in settings]
+    assert cli.exit_code(tune.main, argv) == 0
+    folder = home / "runs" / name
+    assert len((folder / "cells.jsonl").read_text().splitlines()) == 9 * 3 * 3
+    out = home / "reports" / name
+    assert cli.exit_code(report.main, [f"--results={folder}", f"--output={out}"]) == 0
+    numbers = numbers_of(*read([str(folder)]))
+    assert numbers.there("tables_6_7") and not numbers.apart
