@@ -7,11 +7,11 @@
     quickstart_train       the training tasks, one logical task each
     quickstart_heldout     compositions never trained on, label words never trained on
     quickstart_family      a family never trained on, label words never trained on
-    quickstart_judged      the two held-out ones
+    quickstart_judged      the two held-out ones, in groups of a family
 
 Splits `train` and `test`; a test input never occurs in `train`. The SentencePiece model is
 that of `$QUICKSTART_VOCABULARY` (`runs/quickstart/vocabulary.model` without it), trained
-where it is not there yet.
+when it is first needed.
 """
 
 import os
@@ -27,27 +27,30 @@ from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.quickstart import corpus
 from hypert5_jax.preparation.quickstart.vocabulary import VARIABLE, train_vocabulary
 from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
+from hypert5_jax.preparation.trained_vocabulary import TrainedVocabulary
 
 MODEL = Path(os.environ.get(VARIABLE, "runs/quickstart/vocabulary.model")).absolute()
-if not MODEL.exists():
-    train_vocabulary(MODEL)
+VOCABULARY = TrainedVocabulary(MODEL, train_vocabulary, extra_ids=2)
 PLAIN = {"inputs": TEXT, "targets": TEXT}
 TASK = PLAIN | {
     "shot_targets": TEXT,
     "task": TEXT,
     "options": TEXTS,
     "label_pool": TEXTS,
-    "group": TEXT,
 }
 
 
 def read(
     rows: Callable[[str], Iterator[Mapping[str, Any]]], split: str, _: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """The rows of a split, in groups of a family; there is no file to read."""
-    for row in rows(split):
-        task = row.get("task")
-        yield row if task is None else {**row, "group": task.partition("_")[0]}
+    """The rows of a split; there is no file to read."""
+    return rows(split)
+
+
+def grouped(group: str, split: str) -> Iterator[Mapping[str, Any]]:
+    """Rows of tasks, in groups of a family."""
+    for row in corpus.task_rows(group, split):
+        yield {**row, "group": str(row["task"]).partition("_")[0]}
 
 
 def register(
@@ -56,7 +59,6 @@ def register(
     signature: Mapping[str, Any],
 ) -> None:
     """Registers a task whose rows a function of the split generates."""
-    vocabulary = seqio.SentencePieceVocabulary(str(MODEL), extra_ids=2)
     add_task(
         name,
         FilesSource(
@@ -65,7 +67,7 @@ def register(
             signature,
             splits=["train", "test"],
         ),
-        vocabulary,
+        VOCABULARY,
         metrics=[exact_match],
     )
 
@@ -79,9 +81,13 @@ register(
     PLAIN | {"context": TEXT},
 )
 register("quickstart_train", partial(corpus.task_rows, "train"), TASK)
-register("quickstart_heldout", partial(corpus.task_rows, "heldout"), TASK)
-register("quickstart_family", partial(corpus.task_rows, "family"), TASK)
-
+for _group in ("heldout", "family"):
+    register(f"quickstart_{_group}", partial(corpus.task_rows, _group), TASK)
+    register(
+        f"quickstart_judged_{_group}", partial(grouped, _group), TASK | {"group": TEXT}
+    )
 seqio.MixtureRegistry.add(
-    "quickstart_judged", ["quickstart_heldout", "quickstart_family"], default_rate=1
+    "quickstart_judged",
+    ["quickstart_judged_heldout", "quickstart_judged_family"],
+    default_rate=1,
 )

@@ -8,10 +8,9 @@
 Files: `$HYPERT5_DATA/{instruction_induction,function_vectors,sni,text}`. The lists of
 tasks and how they are read: hypert5_jax/preparation/small_real.py. The SentencePiece model
 is that of `$SMALL_REAL_VOCABULARY` (`runs/small/real_vocabulary.model` without it),
-trained on the training tasks and the text where it is not there yet.
+trained on the training tasks and the text when it is first needed.
 """
 
-import io
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -19,15 +18,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-import seqio
-
 from hypert5_jax.evaluation.metrics import exact_match
 from hypert5_jax.preparation import caclm, small_real
 from hypert5_jax.preparation.declare import add_task
 from hypert5_jax.preparation.documents import JsonLines
 from hypert5_jax.preparation.locations import data_folder
 from hypert5_jax.preparation.sources import TEXT, TEXTS, FilesSource
+from hypert5_jax.preparation.trained_vocabulary import TrainedVocabulary, train_bpe
 
 VARIABLE = "SMALL_REAL_VOCABULARY"
 PIECES = 2000
@@ -47,40 +44,15 @@ def documents() -> tuple[str, ...]:
     return tuple(itertools.islice(texts, MOST_DOCUMENTS))
 
 
-def model_file() -> str:
-    """The SentencePiece model, trained where it is not there yet."""
-    path = Path(os.environ.get(VARIABLE, "runs/small/real_vocabulary.model")).absolute()
-    if not path.exists():
-        train_vocabulary(path)
-    return str(path)
-
-
-def train_vocabulary(path: Path) -> None:
-    """Writes a BPE model of PIECES pieces, ids 0 to 2 as T5's."""
+def train_vocabulary(path: Path) -> Path:
+    """Writes a BPE model of PIECES pieces to `path`."""
     pairs = [
         " ".join(pair)
         for task in small_real.load(data_folder(), False)
         for pair in task.split("train")
     ]
     texts = [text[:2000] for text in documents()]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*(pairs * 5), *texts]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=PIECES,
-        character_coverage=0.9995,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(path.name + ".part")
-    partial_file.write_bytes(model.getvalue())
-    partial_file.replace(path)
+    return train_bpe(path, [*(pairs * 5), *texts], PIECES)
 
 
 def read_tasks(held_out: bool, split: str, _: Path) -> Iterator[Mapping[str, Any]]:
@@ -95,7 +67,8 @@ def read_text(split: str, _: Path) -> Iterator[Mapping[str, Any]]:
 
 def register() -> None:
     """Registers all four tasks over one vocabulary."""
-    vocabulary = seqio.SentencePieceVocabulary(model_file(), extra_ids=2)
+    path = Path(os.environ.get(VARIABLE, "runs/small/real_vocabulary.model")).absolute()
+    vocabulary = TrainedVocabulary(path, train_vocabulary, extra_ids=2)
     plain = {"inputs": TEXT, "targets": TEXT}
     task = plain | {"task": TEXT, "options": TEXTS, "group": TEXT}
 

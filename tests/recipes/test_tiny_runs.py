@@ -135,11 +135,16 @@ def check_report(folders, out):
     assert cli.exit_code(report.main, argv) == 0
     assert (out / "report.html").stat().st_size > 10_000
     numbers = numbers_of(*read(list(map(str, folders))))
-    assert not numbers.apart
     cells = {(table, row) for table, row, _ in numbers.book}
     for folder in folders:
         found = json.loads((folder / "scores" / "results.json").read_text())
-        assert (found["recipe"]["table"], found["recipe"]["system"]) in cells
+        recipe = found["recipe"]
+        if recipe["table"] == "figure_4":
+            # It shows AVG alone, and the slices lack five of the eight data sets.
+            assert any("no task of anli_r1" in why for why in numbers.apart)
+            continue
+        assert (recipe["table"], recipe["system"]) in cells
+        assert not numbers.apart
 
 
 def test_a_recipe_runs_small_on_real_data(home):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from hypert5_jax.preparation.quickstart.documents import document, skill_text
 from hypert5_jax.preparation.quickstart.world import (
@@ -15,6 +13,7 @@ from hypert5_jax.preparation.quickstart.world import (
     KNOWN,
     made_up_words,
 )
+from hypert5_jax.preparation.trained_vocabulary import train_bpe
 
 VARIABLE = "QUICKSTART_VOCABULARY"
 _LINES = 6000
@@ -31,25 +30,8 @@ def train_vocabulary(path: Path, seed: int = 0) -> Path:
     """
     lines = list(_lines(seed))
     words = _words(lines)
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=len(words) + _SPECIAL,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        user_defined_symbols=[f"▁{word}" for word in words],
-        num_threads=1,
-        minloglevel=2,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(model.getvalue())
-    partial.replace(path)
-    return path
+    whole = [f"▁{word}" for word in words]
+    return train_bpe(path, lines, len(words) + _SPECIAL, whole)
 
 
 def _words(lines: list[str]) -> list[str]:
