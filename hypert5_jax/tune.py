@@ -11,6 +11,7 @@ import jax
 from etils import epath
 
 from hypert5_jax.config import cli, gin_files
+from hypert5_jax.config.opening import open_data
 from hypert5_jax.config.tune_data import TuneTask, chosen_tasks
 from hypert5_jax.config.tune_report import settings, sizes_text, table_text
 from hypert5_jax.config.tune_run import TuneRun
@@ -18,14 +19,12 @@ from hypert5_jax.config.tune_sources import StartMaker, open_sources
 from hypert5_jax.config.tune_sweep import Sweep, cells_of
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.evaluation.appended import AppendedLines
 from hypert5_jax.evaluation.results import ResultsFolder, write_whole
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.parallel import rules
 from hypert5_jax.parallel.mesh import batch_ways, make_mesh
-from hypert5_jax.preparation.first_use import ensure_prepared
 from hypert5_jax.training.initial import initial_params
 from hypert5_jax.training.state import fingerprints
 
@@ -109,21 +108,9 @@ def _check_rows(run: TuneRun, ways: int) -> None:
 
 def _tasks(run: TuneRun) -> list[TuneTask]:
     """The tasks, their data prepared on first use."""
-    data = run.data
-
-    def opened(mixture: str, split: str) -> PreparedMixture:
-        found = ensure_prepared(
-            mixture,
-            split,
-            data.prepared_dir,
-            modules=data.modules,
-            lengths=data.row_format.lengths,
-        )
-        found.require_vocabulary(rows=run.downstream.vocab_size)
-        return found
-
-    judged = opened(data.mixture, data.split)
-    training = opened(*data.support(seed=0))
+    data, rows = run.data, run.downstream.vocab_size
+    judged = open_data(data, data.mixture, data.split, rows)
+    training = open_data(data, *data.support(seed=0), rows)
     training.require_vocabulary(judged.vocabulary.fingerprint)
     for mixture in (judged, training):
         row = data.row_format

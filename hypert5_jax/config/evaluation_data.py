@@ -7,11 +7,11 @@ import jax
 from jax.sharding import Mesh
 
 from hypert5_jax.config.evaluate_run import EvaluateRun
+from hypert5_jax.config.opening import open_data
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.evaluation import protocols
 from hypert5_jax.parallel.mesh import make_mesh
-from hypert5_jax.preparation.first_use import ensure_prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +23,9 @@ class Unit:
     seed: int
 
 
-def open_data(run: EvaluateRun, split: str, mixture: str) -> PreparedMixture:
-    """A prepared mixture, made on first use, whose ids the models can read."""
-    data = run.data
-    opened = ensure_prepared(
-        mixture,
-        split,
-        data.prepared_dir,
-        modules=data.modules,
-        lengths=data.row_format.lengths,
-    )
+def _opened(run: EvaluateRun, mixture: str, split: str) -> PreparedMixture:
     rows = min(model.vocab_size for model in run.models)
-    opened.require_vocabulary(rows=rows)
-    return opened
+    return open_data(run.data, mixture, split, rows)
 
 
 def chosen_tasks(run: EvaluateRun, mixture: PreparedMixture) -> list[PreparedTask]:
@@ -129,11 +119,11 @@ def open_evaluation(run: EvaluateRun) -> OpenedEvaluation:
             "process, on all devices of one host"
         )
     mesh = make_mesh(run.mesh)
-    mixture = open_data(run, run.data.split, run.data.mixture)
+    mixture = _opened(run, run.data.mixture, run.data.split)
     supports = {(mixture.name, mixture.split): mixture}
     for name, split in map(run.data.support, run.seeds):
         if (name, split) not in supports:
-            supports[name, split] = open_data(run, split, name)
+            supports[name, split] = _opened(run, name, split)
             supports[name, split].require_vocabulary(mixture.vocabulary.fingerprint)
     tasks = chosen_tasks(run, mixture)
     return OpenedEvaluation(run, mesh, mixture, supports, tasks, units_of(run, tasks))

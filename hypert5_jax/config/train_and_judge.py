@@ -9,12 +9,12 @@ from hypert5_jax.checkpoints import store
 from hypert5_jax.config.data import DataConfig, batches_from
 from hypert5_jax.config.evaluation_data import OpenedEvaluation, open_evaluation
 from hypert5_jax.config.judging import judge, results_of
+from hypert5_jax.config.opening import open_data
 from hypert5_jax.config.starting_point import require_start
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.data.prepared import MANIFEST_FILE, PreparedMixture, open_mixture
 from hypert5_jax.evaluation.results import write_whole
-from hypert5_jax.preparation.first_use import ensure_prepared
 from hypert5_jax.reporting.writers import default_writers
 from hypert5_jax.training.held_out import held_out_loss
 from hypert5_jax.training.initial import initial_params
@@ -129,14 +129,7 @@ def _train(run: TrainRun, config_text: str) -> bool:
 
 
 def _prepared(run: TrainRun, data: DataConfig) -> PreparedMixture:
-    mixture = ensure_prepared(
-        data.mixture,
-        data.split,
-        data.prepared_dir,
-        modules=data.modules,
-        lengths=data.row_format.lengths,
-    )
-    mixture.require_vocabulary(rows=_vocabulary_rows(run))
+    mixture = open_data(data, data.mixture, data.split, _vocabulary_rows(run))
     row = data.row_format
     for line in mixture.cut_report(row.lengths, row.shot_length):
         print(line, flush=True)

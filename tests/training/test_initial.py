@@ -7,21 +7,11 @@ from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
-from hypert5_jax.t5.config import T5Config
 from hypert5_jax.training.initial import InitialConfig, initial_params
+from tests.models import TINY
 
 SYSTEM = System(
-    T5Config(
-        vocab_size=32,
-        emb_dim=16,
-        num_heads=2,
-        head_dim=8,
-        mlp_dim=16,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        dtype="float32",
-    ),
-    Variant("none", "none", trainable=("downstream",), context="none"),
+    TINY, Variant("none", "none", trainable=("downstream",), context="none")
 )
 
 
@@ -36,7 +26,7 @@ def test_a_head_start_ties_the_output_to_the_embeddings_and_looks_one_word_back(
     words = np.asarray(helped["token_embedder/embedding"])
     np.testing.assert_array_equal(words, plain["token_embedder/embedding"])
     np.testing.assert_allclose(
-        helped["decoder/logits_dense/kernel"], words.T / 4.0, rtol=1e-6
+        helped["decoder/logits_dense/kernel"], words.T / 32**0.5, rtol=1e-6
     )
     # Bidirectional buckets: offset -1 is bucket 1 of the encoder's first head.
     table = "encoder/relpos_bias/rel_embedding"
