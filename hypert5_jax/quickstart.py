@@ -35,7 +35,7 @@ from hypert5_jax.preparation.first_use import ensure_prepared
 from hypert5_jax.preparation.quickstart import corpus, vocabulary
 from hypert5_jax.reporting.quickstart_report import markdown, write_report
 from hypert5_jax.reporting.writers import JsonlWriter
-from hypert5_jax.t5.head_start import head_start
+from hypert5_jax.training.initial import InitialConfig, initial_params
 from hypert5_jax.training.loop import train
 from hypert5_jax.training.state import InitialParams, random_params
 
@@ -132,9 +132,11 @@ def run_seed(
     )
 
     def fresh() -> InitialParams:
-        begin = random_params(base_system, seed)
-        t5 = head_start(begin.params["downstream"], run.model, run.neighbour_bias)
-        return InitialParams({"downstream": t5}, begin.origins)
+        return initial_params(
+            base_system,
+            InitialConfig(allow_random=True, neighbour_bias=run.neighbour_bias),
+            seed,
+        )
 
     def stage(name: str, system: System, settings: Stage, mixture: str, begin) -> Any:
         title = f"seed {seed}: {name}, {settings.steps} steps"

@@ -222,14 +222,14 @@ class Answerer:
         if self.system.variant.source == "none":
             return None
         read = self.system.variant.source == "generated"
-        ids = _padded(contexts, self._lengths[0] if read else 0, len(contexts))
+        ids = padded(contexts, self._lengths[0] if read else 0, len(contexts))
         self.phis_made += 1
         with self._on_mesh():
             return self._phi(self._params, self._placed(ids))
 
     def embeddings(self, contexts: Sequence[Ids]) -> Any:
         """What the hypermodel's heads read: [contexts, slots, d]."""
-        ids = _padded(contexts, self._lengths[0], len(contexts))
+        ids = padded(contexts, self._lengths[0], len(contexts))
         with self._on_mesh():
             return self._embeddings(self._params, self._placed(ids))
 
@@ -242,7 +242,7 @@ class Answerer:
         lengths = [len(question.inputs) for question in questions]
         for group in grouped(lengths, self.batch_size, self._lengths[1]):
             chosen = [questions[place] for place in group.places]
-            inputs = _padded([q.inputs for q in chosen], group.length, self.batch_size)
+            inputs = padded([q.inputs for q in chosen], group.length, self.batch_size)
             active = np.arange(self.batch_size) < len(chosen)
             if not shared:
                 own = [contexts[q.context] for q in chosen]
@@ -263,7 +263,7 @@ class Answerer:
         ids = np.zeros((self.batch_size, chunk, length), np.int32)
         for row, place in enumerate(group.places):
             here = questions[place].options[start : start + chunk]
-            ids[row, : len(here)] = _padded(here, length, len(here))
+            ids[row, : len(here)] = padded(here, length, len(here))
         config, params = self.system.downstream, self._params["downstream"]
         scores = _score(config, params, cache, self._placed(ids), phi)
         return jax.device_get(scores)
@@ -301,7 +301,7 @@ class Answerer:
             yield
 
 
-def _padded(rows: Sequence[Ids], length: int, count: int) -> np.ndarray:
+def padded(rows: Sequence[Ids], length: int, count: int) -> np.ndarray:
     """int32 [count, length], padded with 0; what is longer is cut."""
     out = np.zeros((count, length), np.int32)
     for number, ids in enumerate(rows):

@@ -21,6 +21,7 @@ from hypert5_jax.inference.answering import (
     bucket,
     grouped,
     options_at_a_time,
+    padded,
 )
 from hypert5_jax.parallel.mesh import batch_ways
 from hypert5_jax.phi.types import Phi, batch_size
@@ -76,11 +77,10 @@ def lay_out(
         inputs = np.zeros((len(wordings), m, group.length), np.int32)
         options = np.zeros((len(wordings), m, most, length), np.int32)
         for w, wording in enumerate(wordings):
-            for row, place in enumerate(group.places):
-                ids = wording[place].inputs[: group.length]
-                inputs[w, row, : len(ids)] = ids
-                for o, option in enumerate(wording[place].options):
-                    options[w, row, o, : len(option[:length])] = option[:length]
+            asked = [wording[place] for place in group.places]
+            inputs[w] = padded([q.inputs for q in asked], group.length, m)
+            for row, question in enumerate(asked):
+                options[w, row] = padded(question.options, length, most)
         sheets.append(Sheet(group.places, inputs, options))
     return sheets
 

@@ -1,12 +1,7 @@
 """python -m hypert5_jax.tune: where runs start, what a stopped sweep does, mistakes."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -20,6 +15,7 @@ from hypert5_jax.config.tune_run import METHODS, STARTS, TuneRun
 from hypert5_jax.data.prepared import open_mixture
 from hypert5_jax.evaluation.appended import AppendedLines
 from tests.config import tune_world
+from tests.killed import kill_when
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -184,20 +180,12 @@ def test_seeds_draw_other_training_examples_for_a_hypermodel(home):
 def test_a_killed_sweep_continues_and_ends_as_if_it_had_not_been(home, lines, tmp_path):
     more = ("METHODS=('LoRA',)", "STARTS=('Rand','Shared')")
     out = tmp_path / "killed"
-    argv = tune_world.arguments(home, out, *more)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hypert5_jax.tune", *argv],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ,
+    file = out / "cells.jsonl"
+    kill_when(
+        lambda: file.exists() and file.stat().st_size > 0,
+        "hypert5_jax.tune",
+        tune_world.arguments(home, out, *more),
     )
-    file, deadline = out / "cells.jsonl", time.monotonic() + 120
-    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     before = read(out)
     assert 4 <= len(before) < 16
     with file.open("a") as opened:
