@@ -73,9 +73,9 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	"$$($(PYTHON) --version 2>&1 || true). Name another one:" \
 	"make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP_INSTALL) --editable '.[data,dev]'
+	$(PIP_INSTALL) --editable '.[data,dev,serve]'
 	@touch $@
 
 $(PARITY_INSTALLED): $(INSTALLED)
-	$(PIP_INSTALL) --editable '.[data,dev,parity]'
+	$(PIP_INSTALL) --editable '.[data,dev,parity,serve]'
 	@touch $@

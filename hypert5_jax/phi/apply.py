@@ -59,14 +59,17 @@ def prefix_scores(query: Array, prefix: Prefix) -> Array:
       float32 [b, heads, q, prefix].
     """
     b, q, h, _ = query.shape
-    folded = _fold(query, prefix.keys.shape[0])
+    n, p = prefix.keys.shape[:2]
+    folded = _fold(query, n)
+    # Heads lead in the result as in the products: with them behind, XLA (jax 0.10) has
+    # no bfloat16 product for a CPU.
     scores = jnp.einsum(
-        "nqhc,nphc->nqhp",
+        "nqhc,nphc->nhqp",
         folded,
         prefix.keys.astype(query.dtype),
         preferred_element_type=jnp.float32,
     )
-    return scores.reshape(b, q, h, prefix.keys.shape[1]).swapaxes(1, 2)
+    return scores.reshape(n, h, b // n, q, p).swapaxes(1, 2).reshape(b, h, q, p)
 
 
 def prefix_values(weights: Array, prefix: Prefix) -> Array:

@@ -23,14 +23,18 @@ LIBRARY = MAY_IMPORT["checkpoints"] | {"checkpoints", "training", "inference"}
 MAY_IMPORT["evaluation"] = LIBRARY
 MAY_IMPORT["planning"] = LIBRARY
 MAY_IMPORT["reporting"] = LIBRARY | {"evaluation"}
+MAY_IMPORT["adapting"] = LIBRARY | {"data"}
+MAY_IMPORT["serving"] = MAY_IMPORT["adapting"] | {"adapting"}
 # Behind the fence; preparation takes metrics from evaluation, and writes what data reads.
 MAY_IMPORT["preparation"] = {"core", "data", "evaluation"}
 MAY_IMPORT["config"] = LIBRARY | {
+    "adapting",
     "data",
     "evaluation",
     "planning",
     "preparation",
     "reporting",
+    "serving",
 }
 
 

@@ -13,6 +13,7 @@ import hypert5_jax
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = (
+    "adapting",
     "checkpoints",
     "core",
     "data",
@@ -23,9 +24,12 @@ CORE = (
     "phi",
     "planning",
     "reporting",
+    "serving",
     "t5",
     "training",
 )
+# For users of PyTorch: nothing here imports it.
+OUTSIDE = "hypert5_jax.checkpoints.hf_runtime"
 # matplotlib is a dependency, but only drawing a figure may load it.
 BANNED = (
     "clu",
@@ -59,6 +63,8 @@ def core_modules() -> list[str]:
     names = ["hypert5_jax"]
     for module in pkgutil.walk_packages(hypert5_jax.__path__, "hypert5_jax."):
         parts = module.name.split(".")
+        if module.name == OUTSIDE:
+            continue
         if parts[1] in CORE and (module.ispkg or len(parts) > 2):
             names.append(module.name)
     return names

@@ -1,0 +1,1 @@
+"""Many φ on one device, and the HTTP front."""
