@@ -59,17 +59,16 @@ def prefix_scores(query: Array, prefix: Prefix) -> Array:
       float32 [b, heads, q, prefix].
     """
     b, q, h, _ = query.shape
-    n, p = prefix.keys.shape[:2]
-    folded = _fold(query, n)
-    # Heads lead in the result as in the products: with them behind, XLA (jax 0.10) has
-    # no bfloat16 product for a CPU.
+    folded = _fold(query, prefix.keys.shape[0])
+    # In float32, not only summed up in it: for a CPU, XLA (jax 0.10) has no product of
+    # this form that takes bfloat16 and gives float32. What the casts add is exact, and a
+    # TPU multiplies float32 as bfloat16 unless told otherwise.
     scores = jnp.einsum(
-        "nqhc,nphc->nhqp",
-        folded,
-        prefix.keys.astype(query.dtype),
-        preferred_element_type=jnp.float32,
+        "nqhc,nphc->nqhp",
+        folded.astype(jnp.float32),
+        prefix.keys.astype(query.dtype).astype(jnp.float32),
     )
-    return scores.reshape(n, h, b // n, q, p).swapaxes(1, 2).reshape(b, h, q, p)
+    return scores.reshape(b, q, h, prefix.keys.shape[1]).swapaxes(1, 2)
 
 
 def prefix_values(weights: Array, prefix: Prefix) -> Array:
