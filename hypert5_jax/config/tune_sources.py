@@ -95,8 +95,9 @@ def open_sources(run: TuneRun, vocabulary: str) -> dict[str, Source]:
 
 
 def _open(run: TuneRun, name: str, vocabulary: str) -> Source:
-    _, recipe = _WANTED[name]
     path = getattr(run.trained, name)
+    # Recipes train into runs/<their name>.
+    recipe = path[5:] if path and path.startswith("runs/") else _WANTED[name][1]
     advice = (
         f"train one with python -m hypert5_jax.train --gin_file=gin/recipes/{recipe}.gin"
         f" and set Starts.{name} to its folder"
@@ -128,8 +129,7 @@ def _open(run: TuneRun, name: str, vocabulary: str) -> Source:
         system, downstream=run.downstream, hypermodel=hypermodel
     )
     mark = hashlib.sha256((place / manifest.NAME).read_bytes()).hexdigest()
-    frozen = about["frozen"].get("downstream")
-    beside = frozen and Beside(path, str(place), frozen["origin"], frozen["sha256"])
+    beside = Beside.of_frozen(path, str(place), about)
     return Source(name, path, system, mark, beside)
 
 

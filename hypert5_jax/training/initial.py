@@ -1,7 +1,7 @@
 """Where a new run's parameters come from: checkpoints, or chance if that is asked for."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -161,6 +161,14 @@ class Beside:
     origin: str
     digest: str
 
+    @classmethod
+    def of_frozen(
+        cls, path: str, place: str, about: Mapping[str, Any]
+    ) -> "Beside | None":
+        """The frozen T5 a checkpoint's manifest names; None if it was trained jointly."""
+        then = about["frozen"].get("downstream")
+        return then and cls(path, place, then["origin"], then["sha256"])
+
     def require(self, origin: str, fingerprints_held: Sequence[str]) -> None:
         """Refuses another T5, which came from `origin` and is held in these ways.
 
@@ -208,8 +216,9 @@ def _beside(path: str, saved: dict[str, Tree], about: dict) -> Beside:
     if "downstream" in saved:  # trained jointly
         digest = fingerprints({"downstream": saved["downstream"]})["downstream"]
         return Beside(path, about["place"], path, digest)
-    then = about["frozen"]["downstream"]
-    return Beside(path, about["place"], then["origin"], then["sha256"])
+    beside = Beside.of_frozen(path, about["place"], about)
+    assert beside is not None, about
+    return beside
 
 
 def _load(path: str, vocabulary: str) -> tuple[dict[str, Tree], dict]:

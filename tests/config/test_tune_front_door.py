@@ -236,6 +236,7 @@ def test_lines_of_one_file_have_one_writer_and_survive_being_torn(tmp_path):
         (("MICROBATCHES=2",), "do not divide over 8 devices"),
         (("Starts.shared_lora=None",), "LoRA .Shared. start.*p3_large/t5_mtf_lora"),
         (("Starts.hyper_lora=/nowhere",), "no checkpoint at /nowhere.*hypert5_lora"),
+        (("Starts.hyper_lora=runs/small/x",), "recipes/small/x.gin and set Starts.hyp"),
         (("Starts.shared_prefix={home}/shared_lora",), "expected 'prefix', 'learned'"),
         (("Starts.hyper_prefix={home}/short",), "PrefixSpec.length = 3.* has 2"),
         (("Starts.hyper_prefix={home}/wide",), "T5Config.mlp_dim = 24.* has 16"),
