@@ -108,7 +108,8 @@ def described(
     if plan.left_out:
         places = [examples[i].where for i in plan.left_out]
         names = ", ".join(places[:_SHOWN]) + (", …" if len(places) > _SHOWN else "")
-        lines.append(f"left out: {len(places)} examples, for want of room ({names})")
+        count = "1 example" if len(places) == 1 else f"{len(places)} examples"
+        lines.append(f"left out: {count}, for want of room ({names})")
         if len(plan.ids) == 1:
             lines.append(
                 "  --combine=mean or --combine=concatenate reads them in further contexts"

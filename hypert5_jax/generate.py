@@ -187,8 +187,8 @@ def write(
     file: AppendedLines, answers: Iterable[Json], total: int, at_a_time: int
 ) -> None:
     """Appends answers batch by batch and shows how far that is."""
-    line, begun, before = ProgressLine(), time.monotonic(), len(file.lines)
-    waiting: list[Json] = []
+    line, waiting = ProgressLine(), list[Json]()
+    begun: tuple[float, int] | None = None
     try:
         for answer in answers:
             waiting.append(answer)
@@ -196,9 +196,13 @@ def write(
                 continue
             file.append(waiting)
             waiting = []
-            if line.due():
-                count = len(file.lines)
-                rate = (count - before) / (time.monotonic() - begun)
+            now, count = time.monotonic(), len(file.lines)
+            if (
+                begun is None
+            ):  # the first batch is compiled: it says nothing of the rest
+                begun = now, count
+            elif line.due():
+                rate = (count - begun[1]) / (now - begun[0])
                 left = clock((total - count) / rate)
                 text = f"{count:,}/{total:,} inputs  {rate:.1f}/s  {left} left"
                 line.draw(text, count / total)

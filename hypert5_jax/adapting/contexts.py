@@ -2,7 +2,7 @@
 
 A context is what training rows hold: `<x> x1 <y> y1 …`, after `<x> instruction` where
 there is one, in at most `hyper_inputs` tokens. It may have more examples than `max_shots`:
-up to three times as many as in training do good (docs/adapt.md).
+twice as many as in training do good (docs/adapt.md).
 """
 
 import dataclasses

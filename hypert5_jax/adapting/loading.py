@@ -69,11 +69,12 @@ def _why_not(place: epath.Path) -> str:
             "was never finished; save or copy it again"
         )
     if store.holds_steps(place):
+        config = place / "config.gin"
+        again = f": python -m hypert5_jax.train --gin_file={config}"
         return (
             f"{place} has checkpoints but no {descriptions.FILE}, which says what they "
             "are (runs before that file have none). The command that trained it writes "
-            "it, and trains nothing if the run is done: python -m hypert5_jax.train "
-            f"--gin_file={place / 'config.gin'}"
+            f"it, and trains nothing if the run is done{again if config.exists() else ''}"
         )
     if t5x.is_t5x(str(place)):
         return (

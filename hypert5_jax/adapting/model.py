@@ -326,11 +326,7 @@ class Model:
         return self._tokens.input_ids(text)
 
     def target_ids(self, text: str) -> list[int]:
-        """What the downstream decoder must say for a target; EOS at its end.
-
-        Raises:
-          UserError: it is longer than the model's targets.
-        """
+        """What the downstream decoder must say; UserError if it is too long."""
         return self._tokens.target_ids(text, f"the target {text[:40]!r}")
 
     def text(self, ids: Sequence[int]) -> str:
@@ -338,11 +334,7 @@ class Model:
         return self._tokens.text(ids)
 
     def check(self, phi: TaskPhi, what: str = "this φ") -> None:
-        """Refuses φ of another T5.
-
-        Raises:
-          UserError: with both sizes or both fingerprints.
-        """
+        """Refuses φ of another T5: UserError with both sizes or fingerprints."""
         sites = self.system.downstream.sites
         files.check_made_for(phi.header, sites, self.base_model, what)
 
