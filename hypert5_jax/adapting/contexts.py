@@ -115,6 +115,12 @@ class _Layout:
         # Not even one by one: the instruction leaves no room.
         return [range(0)]
 
+    def _is_cut(self, number: int) -> bool:
+        """Whether a context shows a part of an example: of one longer than a shot may
+        be, or of one that is longer than the room there is."""
+        whole = len(shot_ids(self.examples[number], self.vocabulary))
+        return self._length(number) > self._room or whole > self._length(number)
+
     def contexts(self, chunks: Sequence[range]) -> Contexts:
         row, words = self.row, self.vocabulary
         ids = []
@@ -127,9 +133,7 @@ class _Layout:
             )
         used = [i for chunk in chunks for i in chunk]
         cut = ["the instruction"] if self._own and self._room < 0 else []
-        for chunk in chunks:
-            if len(chunk) == 1 and self._length(chunk[0]) > self._room:
-                cut.append(f"example {chunk[0] + 1}")
+        cut += [f"example {i + 1}" for i in used if self._is_cut(i)]
         return Contexts(
             ids=tuple(map(tuple, ids)),
             used=tuple(map(tuple, chunks)),

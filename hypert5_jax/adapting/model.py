@@ -6,6 +6,7 @@ answers = model.generate(["our cat"], phi)
 """
 
 import functools
+import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ from hypert5_jax.phi.files import PhiHeader
 from hypert5_jax.phi.task_phi import TaskPhi, combined, side_by_side
 from hypert5_jax.training.state import fingerprints
 
+Path = str | os.PathLike[str]
 Phis = TaskPhi | Sequence[TaskPhi] | None
 # Contexts that go through the hypermodel together.
 _CONTEXTS = 16
@@ -75,7 +77,7 @@ class Model:
 
     @classmethod
     def load(
-        cls, path: str, *, base: str | None = None, frozen_dtype: str | None = None
+        cls, path: Path, *, base: Path | None = None, frozen_dtype: str | None = None
     ) -> "Model":
         """Reads a run of `hypert5_jax.train` or a folder of `save`.
 
@@ -89,7 +91,9 @@ class Model:
         Raises:
           UserError: nothing there, half a model, or parameters of no use.
         """
-        loaded = loading.load(str(path), base, frozen_dtype)
+        loaded = loading.load(
+            str(path), None if base is None else str(base), frozen_dtype
+        )
         said = loaded.description
         step = "" if loaded.step is None else f" at step {loaded.step}"
         return cls(
@@ -101,7 +105,7 @@ class Model:
             f"{path}{step}",
         )
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: Path) -> None:
         """Writes everything that `load` needs into one folder, to carry elsewhere.
 
         Raises:

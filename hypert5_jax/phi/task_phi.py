@@ -1,6 +1,7 @@
 """φ of one task with what it says of itself: what is saved, loaded and handed around."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 from hypert5_jax.core.errors import UserError
@@ -21,7 +22,7 @@ class TaskPhi:
     phi: types.Phi
     header: PhiHeader
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a φ file, whole or not at all.
 
         Raises:
@@ -32,7 +33,7 @@ class TaskPhi:
     @classmethod
     def load(
         cls,
-        path: str,
+        path: str | os.PathLike[str],
         sites: Mapping[str, Site] | None = None,
         base_model: str | None = None,
     ) -> "TaskPhi":

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from hypert5_jax.adapting.model import Model
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.variants import Variant
@@ -106,6 +107,15 @@ def test_what_does_not_fit_is_left_out_or_read_in_further_contexts():
     assert one.cut == ("example 1",) and len(one.ids[0]) == 40
     full = tiny.contexts(twelve, "i" * 60, "mean")
     assert full.cut == ("the instruction",) and full.left_out == tuple(range(12))
+
+    short = Model(
+        *(tiny.system, tiny.params, tiny.vocabulary),
+        dataclasses.replace(tiny.row, shot_length=5),
+        tiny.base_model,
+    )
+    plan = short.contexts([("ab", "c"), ("abcdef", "g")])
+    assert plan.cut == ("example 2",)
+    assert list(plan.ids[0]) == shots([("ab", "c"), ("ab", "g")])
 
     halves = [by_hand(tiny, shots(half)) for half in (twelve[:6], twelve[6:])]
     mean = {name: (array + halves[1][name]) / 2 for name, array in halves[0].items()}
@@ -207,7 +217,7 @@ def test_phi_of_another_t5_is_refused(phis):
 )
 def test_what_cannot_be_adapted_to_is_refused(given, message):
     tiny = model()
-    tiny = type(tiny)(
+    tiny = Model(
         *(tiny.system, tiny.params, tiny.vocabulary),
         dataclasses.replace(tiny.row, lengths={**tiny.row.lengths, "targets": 5}),
         tiny.base_model,
