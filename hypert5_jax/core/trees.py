@@ -52,10 +52,11 @@ def nbytes(tree: Tree) -> int:
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:
-    """Every floating-point array as `dtype`; the others as they are."""
+    """Every floating-point array as `dtype`; the others, and those that have it, as they
+    are."""
 
     def one(leaf: Any) -> Any:
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != jnp.dtype(dtype):
             return leaf.astype(dtype)
         return leaf
 

@@ -179,7 +179,7 @@ class Beside:
             raise UserError(
                 f"{self.path} was trained beside another downstream T5: {self.origin} "
                 f"(fingerprint {self.digest[:12]}), not {origin}; set "
-                f"INITIAL_CHECKPOINT_PATH to {self.origin}"
+                f"INITIAL_CHECKPOINT_PATH (base, --base) to {self.origin}"
             )
 
 
