@@ -1,5 +1,7 @@
 """Any T5 that can be read, recognised by what lies there, as T5X names it."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +149,20 @@ def _names() -> str:
 def _open_carried(path: str) -> OpenT5:
     file = Path(path) / CARRIED
     found, _ = safetensors_files.read_arrays(opener(file), str(file))
-    return from_t5x_names(found, "folder of a saved model", path)
+    opened = from_t5x_names(found, "folder of a saved model", path)
+    return dataclasses.replace(opened, tokenizer=_vocabulary(Path(path)))
+
+
+def _vocabulary(folder: Path) -> dict[str, bytes]:
+    """The tokenizer of a run, or of a saved model, as Hugging Face has it."""
+    about, model = folder / "model.json", folder / "vocabulary.model"
+    if not about.is_file() or not model.is_file():
+        return {}
+    try:
+        extra_ids = int(json.loads(about.read_text())["vocabulary"]["extra_ids"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{about} is damaged: {error!r}") from error
+    return huggingface.tokenizer_of(model.read_bytes(), extra_ids)
 
 
 def _open_run(path: str) -> OpenT5:
@@ -174,7 +189,10 @@ def _open_run(path: str) -> OpenT5:
         )
         for name in chosen
     }
-    return from_t5x_names(found, "run", str(place))
+    opened = from_t5x_names(found, "run", str(place))
+    # {run}/checkpoints/{step}
+    vocabulary = {} if "://" in path else _vocabulary(Path(place).parent.parent)
+    return dataclasses.replace(opened, tokenizer=vocabulary)
 
 
 def remote_url(path: str) -> str:

@@ -106,11 +106,18 @@ def test_the_optimiser_and_the_step_are_kept_when_asked(tmp_path, capsys):
 def test_our_own_run_is_an_input(tmp_path):
     kept = store.CheckpointStore(tmp_path / "run/checkpoints", store.CheckpointConfig())
     params = {"downstream": trees.unflatten(OURS)}
+    (tmp_path / "run/vocabulary.model").parent.mkdir()
+    (tmp_path / "run/vocabulary.model").write_bytes(b"pieces")
+    about = {"vocabulary": {"extra_ids": 7}}
+    (tmp_path / "run/model.json").write_text(json.dumps(about))
     kept.save(4, params, {"count": np.zeros(())}, about={})
     kept.close()
     assert run(*arguments(tmp_path / "run", "huggingface", tmp_path / "hf")) == 0
     same(tmp_path / "hf")
     same(tmp_path / "run/checkpoints/4")
+    assert (tmp_path / "hf/spiece.model").read_bytes() == b"pieces"
+    tokenizer = json.loads((tmp_path / "hf/tokenizer_config.json").read_text())
+    assert tokenizer["extra_ids"] == 7
 
 
 def test_dtypes_are_kept_or_changed_as_told(tmp_path, capsys):
