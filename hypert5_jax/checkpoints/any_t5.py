@@ -95,16 +95,18 @@ def _refuse_what_is_none(path: str) -> None:
                 f"{path} has {form} but no {huggingface.CONFIG}, which says what it is: "
                 "download the whole folder"
             )
-        return
-    if not place.is_file():
-        if not place.exists():
+        if (place / "adapter_config.json").is_file():
             raise UserError(
-                f"nothing at {path}; expected a T5X checkpoint, a Hugging Face folder, a "
-                f"run that trained a T5, or one of the public names {_names()}. Models "
-                "of the Hugging Face hub are downloaded first (hf download NAME "
-                "--local-dir FOLDER)"
+                f"{path} is an adapter of peft, not a T5: --to=phi makes a φ of it"
             )
         return
+    if not place.exists():
+        raise UserError(
+            f"nothing at {path}; expected a T5X checkpoint, a Hugging Face folder, a "
+            f"run that trained a T5, or one of the public names {', '.join(PATHS)}. "
+            "Models of the Hugging Face hub are downloaded first (hf download NAME "
+            "--local-dir FOLDER)"
+        )
     with place.open("rb") as file:
         start = file.read(16)
     raise UserError(f"{path} {_what(start, place.suffix)}")
@@ -136,14 +138,11 @@ def _what(start: bytes, suffix: str) -> str:
         return "is a pickle, which could run any program; it is never opened"
     if suffix == ".safetensors":
         return (
-            "is one file of a folder; name the folder, whose config.json says what T5 "
-            "it is"
+            "is one safetensors file: a φ, which --to=peft|hf-runtime|merged-t5x|"
+            "merged-huggingface converts, or a part of a Hugging Face folder, which is "
+            "named whole (its config.json says what T5 it is)"
         )
     return "is neither a T5X checkpoint nor anything else that a T5 is read from"
-
-
-def _names() -> str:
-    return ", ".join(PATHS)
 
 
 def _open_carried(path: str) -> OpenT5:

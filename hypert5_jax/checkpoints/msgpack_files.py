@@ -21,7 +21,7 @@ _NDARRAY, _SCALAR = 1, 3
 _CHUNKED = "__msgpack_chunked_array__"
 # What flax writes as one array; msgpack itself ends at 4 GiB.
 MAX_CHUNK_BYTES = 1 << 30
-_DEEPEST = 64
+_DEEPEST, _LONGEST = 64, 1 << 20
 
 
 class _Damaged(Exception):
@@ -96,7 +96,10 @@ class _Walk:
         return struct.unpack(f">{code}", self._take(struct.calcsize(code)))[0]
 
     def _count(self, tag: int, short: int, long: int) -> int:
-        return tag - short if tag < 0xA0 else self._number("HI"[tag - long])
+        count = tag - short if tag < 0xA0 else self._number("HI"[tag - long])
+        if count > _LONGEST:
+            raise _Damaged(f"a list or map of {count:,} entries, which no tree has")
+        return count
 
     def _map(self, count: int, depth: int) -> Any:
         tree: dict[str, Any] = {}
