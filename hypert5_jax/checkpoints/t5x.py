@@ -291,7 +291,7 @@ def _write_leaf(folder: Path, path: str, leaf: Any) -> Any:
     try:
         opened.write(array).result()
     except (ValueError, RuntimeError) as error:
-        raise OSError(f"{name}: {error}") from error
+        raise OSError(remote.short(error)) from error
     return spec
 
 
