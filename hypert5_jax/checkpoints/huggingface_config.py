@@ -10,12 +10,12 @@ from hypert5_jax.t5.config import T5Config
 _MODEL_TYPES = ("t5", "mt5")
 _GATED_GELU = ("gated-gelu", "gated-gelu_new")
 _EPSILON = 1e-6
+_MOST_LAYERS = 1000
 _KNOWN_STRANGERS = {
     "bert": "BERT, an encoder alone",
     "longt5": "LongT5, whose attention is local",
     "switch_transformers": "Switch Transformers, a mixture of experts",
     "umt5": "UMT5, which has a table of relative positions in every layer",
-    "byt5": "ByT5 by another name",
 }
 
 
@@ -67,6 +67,10 @@ def read_config(content: Any, place: str) -> tuple[T5Config, bool]:
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{place}/config.json is damaged: {error}") from error
+    if max(config.num_encoder_layers, config.num_decoder_layers) > _MOST_LAYERS:
+        raise UserError(
+            f"{place}/config.json is damaged: more than {_MOST_LAYERS} layers"
+        )
     return config, _scales(content)
 
 

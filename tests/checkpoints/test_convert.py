@@ -222,7 +222,11 @@ def test_wrong_arguments_are_refused(tmp_path, capsys):
         arguments(source, "huggingface", out, "--keep_optimiser"),
         "only T5X's formats",
     )
-    refused(capsys, arguments(source, "t5x", source / "x"), "lie one in the other")
+    refused(
+        capsys,
+        arguments(source, "huggingface", source, "--overwrite"),
+        "would replace --input",
+    )
     refused(capsys, arguments(source, "t5x", out, "--base=x"), "--base=x is for a φ")
     assert run(*arguments(source, "t5x", "gs://bucket/out")) == 2
     assert "local path" in capsys.readouterr().err

@@ -133,6 +133,7 @@ def test_a_tied_or_scaled_output_layer_is_made_new(tmp_path, form, scaled, tied)
         ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon"),
         ({"d_model": "wide"}, "config.json is damaged"),
         ({"d_model": 0}, "emb_dim=0"),
+        ({"num_layers": 10**9}, "more than 1000 layers"),
         ({"num_layers": 3}, "encoder.block.2.* is missing"),
         ({"num_layers": 1}, "has no place"),
         ({"d_ff": 41}, r"wi_0.weight is \(40, 24\), expected \(41, 24\)"),
