@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from hypert5_jax.config import cli
 from hypert5_jax.config.convert_arguments import PHI_FORMATS, parse
-from hypert5_jax.core.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,8 +21,10 @@ def main(argv: Sequence[str]) -> None:
         from hypert5_jax.config.convert_phi import convert_phi
 
         convert_phi(conversion)
-        return
-    raise UserError(f"--to={conversion.to} is not here yet")
+    else:
+        from hypert5_jax.config.convert_t5 import convert_t5
+
+        convert_t5(conversion)
 
 
 if __name__ == "__main__":

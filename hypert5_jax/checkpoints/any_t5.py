@@ -1,53 +1,171 @@
-"""Any T5 that can be read, as T5X names it."""
+"""Any T5 that can be read, recognised by what lies there, as T5X names it."""
 
+from pathlib import Path
 from typing import Any
 
-from hypert5_jax.checkpoints import store, t5x
+import tensorstore as ts
+
+from hypert5_jax.checkpoints import (
+    huggingface,
+    remote,
+    safetensors_files,
+    store,
+    t5_arrays,
+    t5x,
+)
+from hypert5_jax.checkpoints.lazy import Lazy, opener, read_all
+from hypert5_jax.checkpoints.opened import OpenT5, from_t5x_names
+from hypert5_jax.checkpoints.public_t5 import PATHS
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.config import T5Config
 
 Tree = dict[str, Any]
+# A folder to carry to another machine holds its T5 under this name, in T5X's paths.
+CARRIED = "downstream.safetensors"
+_GROUP = "downstream."
+
+
+def is_t5(path: str) -> bool:
+    """Whether `path` is a T5 alone in another project's format, or a public name; the
+    checkpoints of a run are not."""
+    return t5x.is_t5x(path) or huggingface.is_huggingface(path)
 
 
 def load_any_t5(path: str, config: T5Config | None = None) -> tuple[Tree, T5Config]:
     """A T5's parameters, as NumPy arrays in T5X's unstacked layout, and its sizes.
 
     Args:
-      path: a T5X checkpoint, or a run that trained a T5.
+      path: a T5X checkpoint (directory or file, local or gs://) or the name of a public
+        one, a Hugging Face folder, a run that trained a T5, or a folder that
+        `Model.save` wrote.
       config: the sizes it must have; its other switches are kept.
 
     Raises:
-      UserError: nothing there, damaged, or a T5 of other sizes.
+      UserError: nothing there, damaged, not finite, or a T5 of other sizes.
+    """
+    opened = open_any_t5(path)
+    if config is not None:
+        t5_arrays.require_same_sizes(opened.config, config, path)
+    return trees.unflatten(dict(read_all(opened.arrays))), config or opened.config
+
+
+def open_any_t5(
+    path: str, torch_reader: huggingface.TorchReader | None = None
+) -> OpenT5:
+    """Opens a T5 without reading its arrays.
+
+    Args:
+      path: as for `load_any_t5`.
+      torch_reader: for pytorch_model.bin.
+
+    Raises:
+      UserError: nothing there that is a T5; of several kinds of near misses, which.
     """
     if t5x.is_t5x(path):
-        params = t5x.load_t5(path)
-    else:
-        groups, _ = store.load_params(path)
-        if "downstream" not in groups:
-            raise UserError(f"{path} holds no downstream T5, but {', '.join(groups)}")
-        params = groups["downstream"]
-    return params, config or sizes_of(trees.flatten(params))
+        return t5x.open_t5x(path)
+    if not path.startswith(remote.GS):
+        _refuse_what_is_none(path)
+        if (Path(path) / huggingface.CONFIG).is_file():
+            return huggingface.open_huggingface(path, torch_reader)
+        if (Path(path) / CARRIED).is_file():
+            return _open_carried(path)
+    return _open_run(path)
 
 
-def sizes_of(flat: dict[str, Any]) -> T5Config:
-    """The sizes that the shapes of a T5's parameters, by path, tell."""
-    vocab, emb = flat["token_embedder/embedding"].shape
-    heads, buckets = flat["encoder/relpos_bias/rel_embedding"].shape
-    depths = {
-        stack: sum(
-            path.startswith(f"{stack}/layers_") and path.endswith("mlp/wo/kernel")
-            for path in flat
+def _refuse_what_is_none(path: str) -> None:
+    place = Path(path)
+    if place.is_dir():
+        form = next((n for n in _WEIGHTS if (place / n).is_file()), None)
+        if form and not (place / huggingface.CONFIG).is_file():
+            raise UserError(
+                f"{path} has {form} but no {huggingface.CONFIG}, which says what it is: "
+                "download the whole folder"
+            )
+        return
+    if not place.is_file():
+        if not place.exists():
+            raise UserError(
+                f"nothing at {path}; expected a T5X checkpoint, a Hugging Face folder, a "
+                f"run that trained a T5, or one of the public names {_names()}. Models "
+                "of the Hugging Face hub are downloaded first (hf download NAME "
+                "--local-dir FOLDER)"
+            )
+        return
+    with place.open("rb") as file:
+        start = file.read(16)
+    raise UserError(f"{path} {_what(start, place.suffix)}")
+
+
+_WEIGHTS = (huggingface.SAFETENSORS, huggingface.FLAX, huggingface.TORCH)
+
+
+def _what(start: bytes, suffix: str) -> str:
+    """What a file is that is no T5, by its first bytes."""
+    if start.startswith(b"\x93NUMPY"):
+        return (
+            "is one NumPy array: a soft prompt of prompt-tuning, perhaps. Those are "
+            "vectors before the input's embeddings; a φ is keys and values or low-rank "
+            "matrices in every attention block, and neither can be made of the other"
         )
-        for stack in ("encoder", "decoder")
+    if start[:1] in (b"\xc7", b"\xc8", b"\xc9"):
+        return (
+            "is one msgpack array: a soft prompt of prompt-tuning, perhaps, which can "
+            "be neither a T5 nor a φ"
+        )
+    if start.startswith(b"PK"):
+        return (
+            "is a zip archive (NumPy's .npz, or PyTorch's); expected a T5X checkpoint "
+            "or a Hugging Face folder. Of PyTorch's, name the folder that holds "
+            f"{huggingface.TORCH} and {huggingface.CONFIG}"
+        )
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "is a pickle, which could run any program; it is never opened"
+    if suffix == ".safetensors":
+        return (
+            "is one file of a folder; name the folder, whose config.json says what T5 "
+            "it is"
+        )
+    return "is neither a T5X checkpoint nor anything else that a T5 is read from"
+
+
+def _names() -> str:
+    return ", ".join(PATHS)
+
+
+def _open_carried(path: str) -> OpenT5:
+    file = Path(path) / CARRIED
+    found, _ = safetensors_files.read_arrays(opener(file), str(file))
+    return from_t5x_names(found, "folder of a saved model", path)
+
+
+def _open_run(path: str) -> OpenT5:
+    """The T5 of a run's newest whole checkpoint (Orbax: one zarr array each, all of them
+    in one key-value store)."""
+    place = store.newest(path)
+    base = f"{remote_url(str(place))}/params/"
+    try:
+        listed = ts.KvStore.open({"driver": "ocdbt", "base": base}).result().list()
+        keys = [key.decode() for key in listed.result()]
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"the arrays of {place} cannot be read: {error}") from error
+    names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
+    chosen = [name for name in names if name.startswith(_GROUP)]
+    if not chosen:
+        groups = sorted({name.split(".")[0] for name in names})
+        raise UserError(
+            f"{path} holds {', '.join(groups)}, but no downstream T5: that run kept it "
+            "frozen. Name the checkpoint it started from"
+        )
+    found: dict[str, Lazy] = {
+        name.removeprefix(_GROUP).replace(".", "/"): remote.zarr(
+            {"driver": "ocdbt", "base": base, "path": name}, f"{place}/{name}"
+        )
+        for name in chosen
     }
-    return T5Config(
-        vocab_size=vocab,
-        emb_dim=emb,
-        num_heads=heads,
-        head_dim=flat["encoder/layers_0/attention/query/kernel"].shape[1] // heads,
-        mlp_dim=flat["encoder/layers_0/mlp/wo/kernel"].shape[0],
-        num_encoder_layers=depths["encoder"],
-        num_decoder_layers=depths["decoder"],
-        relative_attention_num_buckets=buckets,
-    )
+    return from_t5x_names(found, "run", str(place))
+
+
+def remote_url(path: str) -> str:
+    """A path as tensorstore's URL."""
+    return path if "://" in path else f"file://{path}"

@@ -89,5 +89,5 @@ def test_a_missing_and_a_truncated_checkpoint_are_refused(tmp_path):
     path = tmp_path / "checkpoint_0"
     t5x.save_t5(str(path), {"token_embedder": {"embedding": np.ones((4, 2))}})
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match="not a whole T5X msgpack file"):
+    with pytest.raises(UserError, match="not a whole msgpack file: cut short"):
         t5x.load_t5(str(path))

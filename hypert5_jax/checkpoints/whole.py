@@ -1,0 +1,98 @@
+"""Files and folders that are there whole or not at all, also after a kill."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from hypert5_jax.core.errors import UserError
+
+PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to; it becomes `path` when the block ends, or goes when it fails.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(target.name + PARTIAL)
+    with _telling(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder to write to; it becomes `path` when the block ends.
+
+    Whatever was at `path` goes in the moment the new folder is whole.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    target = Path(os.path.abspath(path))
+    temporary = target.with_name(target.name + PARTIAL)
+    old = target.with_name(target.name + ".replaced")
+    with _telling(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(path: str, overwrite: bool, known: Collection[str]) -> None:
+    """Refuses to write over anything but, when told so, an earlier output.
+
+    Args:
+      path: to be written.
+      overwrite: an earlier output may go.
+      known: beginnings of the names that such an output's folder may hold.
+
+    Raises:
+      UserError: something is there, or something other than an earlier output.
+    """
+    target = Path(path)
+    if "://" in path:
+        raise UserError(
+            f"--output is {path}: outputs are written to this machine only; name a "
+            "local path and copy it (gcloud storage cp -r)"
+        )
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{path} is there already; choose another, or add --overwrite")
+    if target.is_dir():
+        strange = sorted(
+            entry.name
+            for entry in target.iterdir()
+            if not entry.name.startswith(tuple(known))
+        )
+        if strange:
+            raise UserError(
+                f"{path} holds what no earlier output of this format would "
+                f"({', '.join(strange[:5])}), so --overwrite does not delete it; choose "
+                "another --output"
+            )
+
+
+@contextlib.contextmanager
+def _telling(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
