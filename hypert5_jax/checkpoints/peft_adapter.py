@@ -12,14 +12,15 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hypert5_jax.checkpoints import hf_names
+from hypert5_jax.checkpoints import hf_names, safetensors_files
+from hypert5_jax.checkpoints.huggingface import TorchReader
+from hypert5_jax.checkpoints.lazy import finite
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import types
 from hypert5_jax.phi.spec import SITES, LoRASpec, Site, phi_shapes
@@ -52,14 +53,14 @@ _KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def save_adapter(
-    folder: str, phi: types.Phi, spec: LoRASpec, base_name: str | None = None
+    folder: str, phi: types.Phi, rank: int, base_name: str | None = None
 ) -> list[str]:
     """Writes φ as an adapter that peft loads on the Hugging Face T5, in float32.
 
     Args:
       folder: to write into; made if absent.
       phi: LoRA of batch 1; sites and maps may differ in what they hold.
-      spec: its rank.
+      rank: of its factors.
       base_name: the folder or hub name of that T5, for peft's auto classes.
 
     Returns:
@@ -102,14 +103,14 @@ def save_adapter(
         "peft_type": "LORA",
         "task_type": "SEQ_2_SEQ_LM",
         "base_model_name_or_path": base_name,
-        "r": spec.rank,
-        "lora_alpha": spec.rank,
+        "r": rank,
+        "lora_alpha": rank,
         "target_modules": "|".join(patterns),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
     }
-    target = epath.Path(folder)
+    target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     save_file(out, str(target / WEIGHTS), metadata={"format": "pt"})
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -128,18 +129,21 @@ def _refuse_prefix(arrays: Mapping[str, Any]) -> None:
 
 def is_adapter(path: str) -> bool:
     """Whether `path` is a folder that holds an adapter, or half of one."""
-    folder = epath.Path(path)
+    folder = Path(path)
     return folder.is_dir() and any(
         (folder / name).is_file() for name in (CONFIG, WEIGHTS, PICKLED)
     )
 
 
-def load_adapter(path: str, sites: Mapping[str, Site]) -> tuple[types.Phi, LoRASpec]:
+def load_adapter(
+    path: str, sites: Mapping[str, Site], torch_reader: TorchReader | None = None
+) -> tuple[types.Phi, LoRASpec]:
     """A peft LoRA adapter as φ of batch 1, float32.
 
     Args:
       path: the folder that peft's save_pretrained wrote.
       sites: of the T5 that it adapts.
+      torch_reader: for adapter_model.bin.
 
     Returns:
       φ, and its sizes: the largest rank of the adapter (smaller ones are padded with
@@ -149,9 +153,9 @@ def load_adapter(path: str, sites: Mapping[str, Site]) -> tuple[types.Phi, LoRAS
       UserError: half a folder, a damaged file, an adapter that is more than LoRA on
         attention maps, or one for another T5.
     """
-    folder = epath.Path(path)
+    folder = Path(path)
     config = _read_config(folder)
-    arrays = _read_weights(folder)
+    arrays = _read_weights(folder, torch_reader)
     pairs: dict[tuple[str, int, str], tuple[np.ndarray, np.ndarray]] = {}
     for module, halves in _by_module(arrays, path).items():
         place = _place(module, sites, path)
@@ -168,7 +172,7 @@ def load_adapter(path: str, sites: Mapping[str, Site]) -> tuple[types.Phi, LoRAS
     return types.from_named_arrays(filled), spec
 
 
-def _read_config(folder: epath.Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(f"{folder} is half an adapter: it has no {CONFIG}")
@@ -199,28 +203,27 @@ def _read_config(folder: epath.Path) -> dict[str, Any]:
     return config
 
 
-def _read_weights(folder: epath.Path) -> dict[str, np.ndarray]:
-    file = folder / WEIGHTS
-    if not file.is_file():
-        if (folder / PICKLED).is_file():
-            raise UserError(
-                f"{folder} holds {PICKLED}, a pickle, which may run any code when it is "
-                "read; load it with peft where you trust it and save it again, which "
-                f"writes {WEIGHTS}"
-            )
+def _read_weights(
+    folder: Path, torch_reader: TorchReader | None
+) -> dict[str, np.ndarray]:
+    file, pickled = folder / WEIGHTS, folder / PICKLED
+    if file.is_file():
+        found, _ = safetensors_files.read_arrays(lambda: file.open("rb"), str(file))
+    elif not pickled.is_file():
         raise UserError(f"{folder} is half an adapter: it has no {WEIGHTS}")
-    try:
-        with safe_open(str(file), framework="flax") as opened:
-            arrays = {name: opened.get_tensor(name) for name in sorted(opened.keys())}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} is not a whole safetensors file: {error}") from error
-    if not arrays:
-        raise UserError(f"{file} holds no arrays")
-    for name, array in arrays.items():
-        arrays[name] = np.asarray(array, np.float32)
-        if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{file}: {name} holds NaN or infinity")
-    return arrays
+    elif torch_reader is None:
+        raise UserError(
+            f"{folder} holds {PICKLED}, PyTorch's; load the adapter with peft and save "
+            f"it again, which writes {WEIGHTS}"
+        )
+    else:
+        found = dict(torch_reader(pickled))
+    if not found:
+        raise UserError(f"{folder}: the adapter holds no arrays")
+    return {
+        name: finite(f"{folder}: {name}", lazy.read()).astype(np.float32)
+        for name, lazy in found.items()
+    }
 
 
 def _by_module(
