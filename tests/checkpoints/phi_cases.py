@@ -50,6 +50,13 @@ def in_use(phi: types.Phi, spec: Spec) -> types.Phi:
     return phi
 
 
+def inputs_in_front() -> np.ndarray:
+    """int32 [6, k]: the case's inputs, and the same reversed; no padding leads."""
+    inputs = CASE.batch()[0]
+    both = np.concatenate([inputs, inputs[:, ::-1]])
+    return np.stack([np.concatenate([row[row != 0], row[row == 0]]) for row in both])
+
+
 def our_params(weights: dict[str, np.ndarray]) -> dict:
     """Our T5's parameters, layers stacked."""
     return stacking.stack_layers(trees.unflatten(hf_weights.to_ours(weights)))
