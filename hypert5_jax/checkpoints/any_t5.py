@@ -66,7 +66,7 @@ def open_any_t5(
         return t5x.open_t5x(path)
     if not path.startswith(remote.GS):
         _refuse_what_is_none(path)
-        if (Path(path) / huggingface.CONFIG).is_file():
+        if huggingface.is_huggingface(path):
             return huggingface.open_huggingface(path, torch_reader)
         if (Path(path) / CARRIED).is_file():
             return _open_carried(path)

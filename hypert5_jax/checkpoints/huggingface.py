@@ -56,9 +56,8 @@ _DEAD_TABLE = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.w
 
 
 def is_huggingface(path: str) -> bool:
-    """Whether `path` is a folder with a config.json and weights under a known name."""
-    folder = Path(path)
-    return (folder / CONFIG).is_file() and bool(_weights(folder))
+    """Whether `path` is a folder with Hugging Face's config.json."""
+    return (Path(path) / CONFIG).is_file()
 
 
 def _weights(folder: Path) -> str:

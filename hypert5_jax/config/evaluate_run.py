@@ -76,8 +76,8 @@ class EvaluateRun:
       protocol: a name of evaluation/protocols.py.
       output_dir: where results go; the same command continues there. Must be set,
         except after a training run, whose folder gives it.
-      checkpoint_path: the run (or one of its checkpoints) to judge, or a T5X checkpoint
-        where the variant is a T5 alone.
+      checkpoint_path: the run (or one of its checkpoints) to judge; where the variant
+        is a T5 alone, also a T5X checkpoint or a Hugging Face folder.
       initial_checkpoint_path: of the frozen downstream T5; by default where the run
         says it had it from.
       contexts: kinds of context, each judged on the same examples; see CONTEXTS.

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
-from hypert5_jax.checkpoints import store, t5x
+from hypert5_jax.checkpoints import any_t5, store
 from hypert5_jax.checkpoints.paths import absolute
+from hypert5_jax.checkpoints.public_t5 import resolve
 from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.errors import UserError
@@ -67,7 +68,9 @@ def _made(path: str, made_before: Collection[str]) -> bool:
 
 def _exists(path: str) -> bool:
     try:
-        return t5x.is_t5x(path) or store.holds_steps(path)
+        return any_t5.is_t5(resolve(path)) or store.holds_steps(path)
+    except UserError:
+        raise
     except Exception as error:
         if "://" not in path:
             raise

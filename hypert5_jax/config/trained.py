@@ -2,7 +2,7 @@
 
 import re
 
-from hypert5_jax.checkpoints import store, t5x
+from hypert5_jax.checkpoints import any_t5, store
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System
@@ -24,7 +24,8 @@ def trained_params(
 
     Args:
       system: decides which groups there are.
-      checkpoint_path: a run or one of its checkpoints; or a T5X checkpoint.
+      checkpoint_path: a run or one of its checkpoints; or a T5 alone, as T5X or
+        Hugging Face has it.
       initial_path: of the frozen downstream T5; by default what the run's checkpoint
         names, which is compared by fingerprint either way.
       vocabulary: fingerprint of the data's; "" compares nothing.
@@ -37,9 +38,9 @@ def trained_params(
     if checkpoint_path is None and not allow_random:
         raise UserError(
             "no checkpoint to judge: set CHECKPOINT_PATH to a run, one of its "
-            "checkpoints or a T5X checkpoint, or EvaluateRun.allow_random = True"
+            "checkpoints or a T5 of T5X or Hugging Face, or EvaluateRun.allow_random = True"
         )
-    if checkpoint_path is None or t5x.is_t5x(checkpoint_path):
+    if checkpoint_path is None or any_t5.is_t5(checkpoint_path):
         if adapted and not allow_random:
             raise UserError(
                 f"{checkpoint_path} is a T5 alone, but the variant has a {adapted[0]}; "

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from hypert5_jax.checkpoints import store, t5x
+from hypert5_jax.checkpoints import any_t5, store
+from hypert5_jax.checkpoints.public_t5 import resolve
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System, check_same_shapes
@@ -25,9 +27,10 @@ class InitialConfig:
     """Checkpoints a run starts from.
 
     Attributes:
-      checkpoint_path: a run (or one of its checkpoints) that trained the downstream T5,
-        or a T5X checkpoint of it (directory or single file, local or gs://); a
-        hypermodel starts as the same T5, except for what is new in it.
+      checkpoint_path: a run (or one of its checkpoints) that trained the downstream T5;
+        a T5X checkpoint of it (directory or single file, local or gs://, or the name of
+        a public one); or a Hugging Face folder. A hypermodel starts as the same T5,
+        except for what is new in it.
       adaptation_path: a run that trained a hypermodel or a φ for that downstream T5, to
         start from with a fresh optimiser (multi-task tuning after hyperpretraining).
       adaptation_step: which of that run's checkpoints, by its number of steps; the
@@ -115,9 +118,10 @@ def _at_random(
 
 
 def _around_t5(system: System, path: str, seed: int, vocabulary: str) -> InitialParams:
-    if t5x.is_t5x(path):
-        # T5X says nothing of the vocabulary it was trained with.
-        t5, place = t5x.load_t5(path), path
+    if any_t5.is_t5(path):
+        # These say nothing of the vocabulary they were trained with.
+        t5, _ = any_t5.load_any_t5(path, system.downstream)
+        t5, place = jax.tree.map(_as_float32, t5), resolve(path)
     else:
         saved, about = _load(path, vocabulary)
         t5, place = _group(saved, "downstream", path, "checkpoint_path"), about["place"]
@@ -231,6 +235,10 @@ def _group(saved: dict[str, Tree], name: str, path: str, setting: str) -> Tree:
             f"({', '.join(saved)}) but no {name}"
         )
     return saved[name]
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32, copy=False)
 
 
 def _in_memory(tree: Tree, config: T5Config) -> Tree:
