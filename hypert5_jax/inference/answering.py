@@ -6,8 +6,7 @@ the mesh's devices by rows.
 """
 
 import contextlib
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,12 @@ from jax.sharding import Mesh
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System
-from hypert5_jax.inference import decoding
+from hypert5_jax.inference import decoding, sampling
 from hypert5_jax.inference import options as option_scores
 from hypert5_jax.inference.decoding import Decoding
 from hypert5_jax.parallel import feed, rules
 from hypert5_jax.parallel.mesh import batch_ways
+from hypert5_jax.phi import combine, types
 from hypert5_jax.phi.types import Phi
 from hypert5_jax.t5.stacks import DecoderCache
 
@@ -39,7 +39,7 @@ class Question:
     Attributes:
       inputs: ids for the downstream encoder.
       options: id lists to choose from; empty where text is to be generated.
-      context: number of its context.
+      context: number of its context, or of its φ.
     """
 
     inputs: Ids
@@ -166,20 +166,27 @@ class Answerer:
         self._say = jax.jit(self._generate)
 
     def rank(
-        self, questions: Sequence[Question], contexts: Sequence[Ids], rule: str
+        self,
+        questions: Sequence[Question],
+        contexts: Sequence[Ids] | Phi,
+        rule: str,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Choice]]:
         """Yields (question's number, choice), batch by batch.
 
         Args:
           questions: with options.
-          contexts: one, whose φ serves all questions; or as many as questions name.
+          contexts: one, whose φ serves all questions; or as many as questions name; or
+            φ that is there already, of a batch likewise (empty: no φ at all).
           rule: see options.RANKINGS.
+          done: numbers of questions that need no answer; batches of nothing else are
+            passed over, so that the others stay as they were.
         """
         most = max(len(q.options) for q in questions)
         longest = max((len(o) for q in questions for o in q.options), default=1)
         length = bucket(longest, self._lengths[2], least=4)
         chunk = self._chunk(most, length)
-        for group, phi, inputs, _ in self._batches(questions, contexts):
+        for group, phi, inputs, _ in self._batches(questions, contexts, done):
             with self._on_mesh():
                 cache = _read(
                     self.system.downstream,
@@ -206,12 +213,23 @@ class Answerer:
                 yield place, Choice(int(best[row]), kept)
 
     def generate(
-        self, questions: Sequence[Question], contexts: Sequence[Ids]
+        self,
+        questions: Sequence[Question],
+        contexts: Sequence[Ids] | Phi,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, list[int]]]:
-        """Yields (question's number, ids of the answer up to its EOS, EOS left out)."""
-        for group, phi, inputs, active in self._batches(questions, contexts):
+        """Yields (question's number, ids of the answer up to its EOS, EOS left out).
+
+        Args:
+          questions, contexts, done: as `rank`; options are not read.
+        """
+        for group, phi, inputs, active in self._batches(questions, contexts, done):
+            numbers = np.zeros(self.batch_size, np.int32)
+            numbers[: len(group.places)] = group.places
             with self._on_mesh():
-                said = self._say(self._params, inputs, active, phi)
+                said = self._say(
+                    self._params, inputs, active, self._placed(numbers), phi
+                )
             for row, place in zip(np.asarray(said), group.places):
                 ids = row.tolist()
                 end = ids.index(decoding.EOS) if decoding.EOS in ids else len(ids)
@@ -234,21 +252,42 @@ class Answerer:
             return self._embeddings(self._params, self._placed(ids))
 
     def _batches(
-        self, questions: Sequence[Question], contexts: Sequence[Ids]
+        self,
+        questions: Sequence[Question],
+        contexts: Sequence[Ids] | Phi,
+        done: Collection[int],
     ) -> Iterator[tuple[Group, Phi | None, Any, Any]]:
         """(group, φ, inputs [b, k], active [b]) of every batch."""
-        shared = len(contexts) == 1 or self.system.variant.source != "generated"
-        phi = self.make_phi(contexts[:1]) if shared else None
+        phi: Phi | None
+        if isinstance(contexts, Phi):
+            shared = not jax.tree.leaves(contexts) or types.batch_size(contexts) == 1
+            phi = contexts
+        else:
+            shared = len(contexts) == 1 or self.system.variant.source != "generated"
+            phi = self.make_phi(contexts[:1]) if shared else None
         lengths = [len(question.inputs) for question in questions]
         for group in grouped(lengths, self.batch_size, self._lengths[1]):
+            if all(place in done for place in group.places):
+                continue
             chosen = [questions[place] for place in group.places]
             inputs = padded([q.inputs for q in chosen], group.length, self.batch_size)
             active = np.arange(self.batch_size) < len(chosen)
             if not shared:
-                own = [contexts[q.context] for q in chosen]
-                own += [[]] * (self.batch_size - len(own))
-                phi = self.make_phi(own)
+                phi = self._own_phi(chosen, contexts)
             yield group, phi, self._placed(inputs), self._placed(active)
+
+    def _own_phi(
+        self, chosen: Sequence[Question], contexts: Sequence[Ids] | Phi
+    ) -> Phi | None:
+        """A φ for every row of a batch; rows that only fill it up have any."""
+        missing = self.batch_size - len(chosen)
+        if isinstance(contexts, Phi):
+            rows = [q.context for q in chosen] + [0] * missing
+            own = combine.take(contexts, rows)
+            if self._mesh is None:
+                return own
+            return jax.device_put(own, rules.replicated(self._mesh))
+        return self.make_phi([contexts[q.context] for q in chosen] + [[]] * missing)
 
     def _score_chunk(
         self,
@@ -272,17 +311,15 @@ class Answerer:
         """How many options of each question are scored at a time."""
         return options_at_a_time(options, self.batch_size * length, self._ways)
 
-    def _generate(self, params: Any, inputs: Any, active: Any, phi: Phi | None) -> Any:
+    def _generate(
+        self, params: Any, inputs: Any, active: Any, numbers: Any, phi: Phi | None
+    ) -> Any:
+        """Answers; what is drawn for a question depends on its number, not its batch."""
         config, settings = self.system.downstream, self._settings
-        run = functools.partial(
-            decoding.greedy, max_tokens=settings.max_tokens, phi=phi, active=active
+        keys = sampling.row_keys(settings.seed, numbers)
+        return decoding.decode(
+            config, params["downstream"], inputs, settings, phi, active, keys
         )
-        if settings.beams == 1:
-            return run(config, params["downstream"], inputs)
-        beams = decoding.beam(
-            config, params["downstream"], inputs, settings, phi, active
-        )
-        return beams.tokens[:, 0]
 
     def _placed(self, rows: np.ndarray) -> Any:
         """Rows over the mesh; a single row everywhere."""
