@@ -6,16 +6,17 @@ from pathlib import Path
 from hypert5_jax.checkpoints import merged, peft_adapter, store
 from hypert5_jax.checkpoints.any_t5 import is_t5
 from hypert5_jax.checkpoints.opened import OpenT5
+from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.pytorch_files import read_pytorch
 from hypert5_jax.config.train_run import TrainRun
-from hypert5_jax.config.trained import trained_params
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper import learned
 from hypert5_jax.hyper.system import System
 from hypert5_jax.phi import types
 from hypert5_jax.phi.files import PhiHeader, load_phi
 from hypert5_jax.training.state import fingerprints
+from hypert5_jax.training.trained import trained_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def find_phi(path: str, base: OpenT5 | None) -> FoundPhi:
     """
     if peft_adapter.is_adapter(path):
         return _from_adapter(path, base)
-    if store.holds_steps(path):
+    if absolute(path).is_dir() and store.holds_steps(path):
         return _from_run(path, base)
     _refuse_what_is_none(path)
     sites = None if base is None else base.config.sites
