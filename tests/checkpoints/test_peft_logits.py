@@ -1,12 +1,20 @@
 """peft itself on Hugging Face's T5 against φ on ours, both ways."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
-from hypert5_jax.checkpoints import peft_adapter
+from hypert5_jax.checkpoints import huggingface as huggingface_folder
+from hypert5_jax.checkpoints import merged, peft_adapter
+from hypert5_jax.checkpoints.lazy import in_memory
+from hypert5_jax.core import trees
 from hypert5_jax.phi import types
-from hypert5_jax.phi.spec import LoRASpec
+from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
+from hypert5_jax.t5 import stacking
 from tests.checkpoints import phi_cases
 from tests.t5 import hf_weights, huggingface, parity
 
@@ -116,3 +124,73 @@ def test_what_is_no_phi_is_refused_as_peft_wrote_it(peft, model, tmp_path):
         assert json.loads((folder / peft_adapter.CONFIG).read_text())
         with pytest.raises(UserError, match=said):
             peft_adapter.load_adapter(str(folder), phi_cases.CONFIG.sites)
+
+
+def test_a_merged_t5_is_what_peft_merges_and_says_what_phi_makes_it_say(
+    peft, model, weights, tmp_path
+):
+    import numpy as np
+    import transformers
+
+    phi = ragged()
+    params = phi_cases.our_params(weights)
+    flat = trees.flatten(stacking.unstack_layers(params))
+    arrays, changed = merged.merged({k: in_memory(v) for k, v in flat.items()}, phi)
+    # Encoder: 2 layers of q, v, o; decoder: 3 layers of o, and across of q, k, v, o.
+    assert changed == 2 * 3 + 3 * 1 + 3 * 4
+    huggingface_folder.write_folder(str(tmp_path / "ours"), arrays, phi_cases.CONFIG)
+    ours = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "ours")
+    expected = phi_cases.our_logits(params, phi)
+    found = phi_cases.their_logits(ours.eval())
+    assert parity.difference(found, expected) <= parity.TOLERANCE
+
+    peft_adapter.save_adapter(str(tmp_path / "adapter"), phi, 3)
+    adapted = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
+    theirs = dict(adapted.merge_and_unload().named_parameters())
+    for name, parameter in ours.named_parameters():
+        np.testing.assert_allclose(
+            parameter.detach(), theirs[name].detach(), atol=1e-6, err_msg=name
+        )
+
+
+def test_what_hf_runtime_s_readme_says_runs_without_this_package(
+    peft, model, weights, tmp_path
+):
+    """Another process, in the folder that `--to=hf-runtime` wrote, which cannot import
+    jax or hypert5_jax."""
+    from hypert5_jax.config.convert_arguments import Conversion
+    from hypert5_jax.config.convert_phi import convert_phi
+
+    spec = PrefixSpec(3)
+    phi_cases.written(
+        tmp_path / "phi", phi_cases.random_phi(spec), phi_cases.header(spec, weights)
+    )
+    out = tmp_path / "out"
+    convert_phi(Conversion(str(tmp_path / "phi"), "hf-runtime", str(out)), print)
+    readme = (out / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    code = code.replace("T5_FOLDER", repr(str(tmp_path / "hf")))
+    # A random T5 has no tokenizer: three ids stand in for a text.
+    code = re.sub(
+        r"from transformers import AutoTokenizer, ",
+        "import torch\nfrom transformers import ",
+        code,
+    )
+    code = re.sub(r"tokenizer = .*\n", "", code)
+    code = re.sub(
+        r"inputs = .*", "inputs = {'input_ids': torch.tensor([[5, 6, 7]])}", code
+    )
+    code = re.sub(r"print\(.*", "print('said', answers.shape)", code)
+    code = code.replace("max_new_tokens=128", "max_new_tokens=3, use_cache=False")
+    fence = "import sys\nsys.modules['jax'] = sys.modules['hypert5_jax'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", fence + code],
+        cwd=out,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "said torch.Size([1, " in done.stdout
