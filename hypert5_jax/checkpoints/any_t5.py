@@ -70,7 +70,18 @@ def open_any_t5(
             return huggingface.open_huggingface(path, torch_reader)
         if (Path(path) / CARRIED).is_file():
             return _open_carried(path)
-    return _open_run(path)
+        return _open_run(path)
+    try:
+        return _open_run(path)
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever library reads the bucket, each with errors of its own.
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(
+            f"no T5X checkpoint at {path}, and whether a run is there cannot be seen: "
+            f"{reason}"
+        ) from error
 
 
 def _refuse_what_is_none(path: str) -> None:

@@ -125,4 +125,4 @@ def read_all(arrays: Mapping[str, Lazy]) -> Iterator[tuple[str, np.ndarray]]:
       UserError: an array holds NaN or infinity.
     """
     for name, lazy in arrays.items():
-        yield name, np.ascontiguousarray(finite(name, lazy.read()))
+        yield name, np.asarray(finite(name, lazy.read()), order="C")

@@ -178,7 +178,7 @@ def write_tree(file: BinaryIO, tree: Tree, name: str = "") -> None:
       UserError: an array holds NaN or infinity.
     """
     if isinstance(tree, Lazy):
-        _write_array(file, np.ascontiguousarray(finite(name, tree.read())))
+        _write_array(file, np.asarray(finite(name, tree.read()), order="C"))
     elif isinstance(tree, np.generic):
         _write_extension(file, _SCALAR, np.asarray(tree))
     elif isinstance(tree, Mapping):

@@ -12,7 +12,13 @@ from hypert5_jax.core.errors import UserError
 
 GS = "gs://"
 # tensorstore's own default waits for minutes on a machine that has no network.
-_RETRIES = {"gcs_request_retries": {"max_retries": 2}}
+_RETRIES = {
+    "gcs_request_retries": {
+        "max_retries": 3,
+        "initial_delay": "300ms",
+        "max_delay": "2s",
+    }
+}
 
 
 def kvstore(path: str) -> dict[str, Any]:
