@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from hypert5_jax import convert, train
+from hypert5_jax import convert
 from hypert5_jax.checkpoints import peft_adapter, t5x
 from hypert5_jax.checkpoints.any_t5 import load_any_t5
 from hypert5_jax.checkpoints.store import about, load_params
@@ -17,7 +17,7 @@ from hypert5_jax.core import trees
 from hypert5_jax.phi import types
 from hypert5_jax.phi.files import PhiHeader, load_phi, save_phi
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec, phi_shapes
-from tests.config.test_train_front_door import arguments, prepare
+from tests.config import tune_world
 from tests.config.tiny_run import SIZES, TRAIN
 from tests.models import TINY, random_tree
 from tests.t5 import hf_weights
@@ -123,17 +123,13 @@ def test_merged_kernels_are_the_sum_and_the_rest_is_the_same(home, tmp_path, to)
 
 
 def test_a_run_that_learned_phi_becomes_a_phi_file(tmp_path):
-    prepare(tmp_path / "prepared")
-    (tmp_path / "sizes.gin").write_text(
-        SIZES.replace("PrefixSpec.length = 2", "")
-        + TRAIN
-        + "LoRASpec.rank = 2\nLoRASpec.alpha = 6.0\n"
-    )
-    chance = "InitialConfig.allow_random=True"
-    argv = arguments(tmp_path, "t5_mtf_lora", "run", None, chance)
-    assert cli.exit_code(train.main, argv) == 0
-    assert call(tmp_path, "run", "phi", tmp_path / "phi.safetensors") == 0
-    found, header = arrays_of(tmp_path / "phi.safetensors")
+    (tmp_path / "sizes.gin").write_text(SIZES + "LoRASpec.rank = 2\n")
+    (tmp_path / "train.gin").write_text(TRAIN + "LoRASpec.alpha = 6.0\n")
+    base = tune_world.write_run(tmp_path, "t5_mtf", "base")
+    tune_world.write_run(tmp_path, "t5_mtf_lora", "run", base=base)
+    out = tmp_path / "phi.safetensors"
+    assert call(tmp_path, "run", "phi", out, f"--base={tmp_path}/base") == 0
+    found, header = arrays_of(out)
     params, place = load_params(tmp_path / "run")
     stored = trees.flatten(params["phi"])
     assert found.keys() == stored.keys()
@@ -141,6 +137,19 @@ def test_a_run_that_learned_phi_becomes_a_phi_file(tmp_path):
         scale = 3.0 if name.endswith("/b") else 1.0
         np.testing.assert_allclose(found[name], scale * array, rtol=1e-6)
     assert header.base_model == about(place)["frozen"]["downstream"]["sha256"]
+
+
+def test_runs_that_hold_no_phi_are_refused_with_what_to_do(tmp_path, capsys):
+    (tmp_path / "sizes.gin").write_text(SIZES)
+    (tmp_path / "train.gin").write_text(TRAIN)
+    base = tune_world.write_run(tmp_path, "t5_mtf", "base")
+    tune_world.write_run(tmp_path, "hypert5_lora", "hyper", base=base)
+    for name, said in (
+        ("base", "trained a T5 and no φ"),
+        ("hyper", "hypert5_jax.adapt"),
+    ):
+        assert call(tmp_path, name, "phi", tmp_path / "out") == 2
+        assert said in capsys.readouterr().err
 
 
 def poisoned(home, name, change):
