@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
@@ -67,7 +66,11 @@ def main(argv: Sequence[str]) -> None:
     for line in cut_report(model, inputs):
         print(line)
 
-    # 2. the file: what is there was made with the same settings
+    # 2. what is asked, checked before anything is written; `done` is known later
+    done: set[int] = set()
+    answers = _answers(model, inputs, phi, decoding, args, done)
+
+    # 3. the file: what is there was made with the same settings
     decides: Json = {
         "base_model": model.base_model,
         "phi": _digest(Path(args.phi).read_bytes()) if args.phi else None,
@@ -81,14 +84,13 @@ def main(argv: Sequence[str]) -> None:
     output = Path(args.output)
     claim_output(output, decides)
 
-    # 3. answers, as they come
+    # 4. answers, as they come
     with AppendedLines(output) as file:
-        done = {line["number"] for line in file.lines}
-        answers = _answers(model, inputs, phi, decoding, args, done)
+        done.update(line["number"] for line in file.lines)
         write(file, answers, len(inputs), args.batch_size)
         lines = sorted(file.lines, key=lambda line: line["number"])
 
-    # 4. in the inputs' order
+    # 5. in the inputs' order
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_whole(epath.Path(output), text)
     print(f"done: {len(lines)} answers in {output}")
@@ -214,24 +216,29 @@ def _answers(
     args: argparse.Namespace,
     done: set[int],
 ) -> Iterator[Json]:
-    """The line of every input that has none yet."""
+    """The line of every input that is not done; asks the model before the first."""
     texts = [one.input for one in inputs]
     size = args.batch_size
-    if inputs[0].options:
-        options = [one.options for one in inputs]
-        chosen = model.choices(texts, options, phi, args.ranking, size, done)
-        for number, choice in chosen:
-            if number not in done:
-                answer: dict[str, Any] = {
-                    "output": options[number][choice.option],
-                    "option": choice.option,
-                    "scores": list(choice.scores),
-                }
-                yield {"number": number, "input": texts[number], **answer}
-        return
-    for number, text in model.answers(texts, phi, decoding, size, done):
-        if number not in done:
-            yield {"number": number, "input": texts[number], "output": text}
+    if not inputs[0].options:
+        said = model.answers(texts, phi, decoding, size, done)
+        return (
+            {"number": number, "input": texts[number], "output": text}
+            for number, text in said
+            if number not in done
+        )
+    options = [one.options for one in inputs]
+    chosen = model.choices(texts, options, phi, args.ranking, size, done)
+    return (
+        {
+            "number": number,
+            "input": texts[number],
+            "output": options[number][choice.option],
+            "option": choice.option,
+            "scores": list(choice.scores),
+        }
+        for number, choice in chosen
+        if number not in done
+    )
 
 
 def _digest(content: bytes) -> str:

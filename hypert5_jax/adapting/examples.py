@@ -210,7 +210,8 @@ def _table(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
                 )
             yield fields, where
     except csv.Error as error:
-        raise UserError(f"{file}:{lines.line_num} is no table row: {error}") from error
+        row = lines.line_num + 1  # the one it could not finish
+        raise UserError(f"{file}:{row} is no table row: {error}") from error
 
 
 def _json_file(file: Path) -> TaskFile:
