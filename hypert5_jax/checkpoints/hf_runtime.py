@@ -12,8 +12,7 @@ A φ file (safetensors) holds, for one or more φ (n), layers first:
 
 and in its metadata the sizes of the T5 it was made for and the sha256 of its weights.
 Prefix columns are visible to every query, carry no relative-position bias, and are no
-part of the decoding cache. peft's prefix tuning cannot stand in for this: it gives the
-decoder a prefix, and the encoder none.
+part of the decoding cache.
 """
 
 import contextlib
@@ -30,16 +29,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import T5ForConditionalGeneration
 
 FORMAT, VERSION = "hypert5_jax.phi", "1"
+_ACROSS = "encoder_decoder_attention"
 # {site: (stack, place in a block, Hugging Face's name, T5X's name)}
 SITES = {
     "encoder/self_attention": ("encoder", 0, "SelfAttention", "attention"),
     "decoder/self_attention": ("decoder", 0, "SelfAttention", "self_attention"),
-    "decoder/cross_attention": (
-        "decoder",
-        1,
-        "EncDecAttention",
-        "encoder_decoder_attention",
-    ),
+    "decoder/cross_attention": ("decoder", 1, "EncDecAttention", _ACROSS),
 }
 MAPS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 Path = str | PathLike
@@ -122,7 +117,12 @@ def apply_phi(
     model._applied_phi = applied  # type: ignore[assignment]
     try:
         for site, layer, attention in _attentions(model):
-            _install(applied, attention, _layer_of(arrays, site, layer))
+            mine = {
+                name.removeprefix(f"{site}/"): array[layer]
+                for name, array in arrays.items()
+                if name.startswith(f"{site}/")
+            }
+            _install(applied, attention, mine)
     except BaseException:
         applied.remove()
         raise
@@ -136,23 +136,11 @@ def _attentions(model: T5ForConditionalGeneration) -> Iterator[tuple[str, int, A
             yield site, number, getattr(block.layer[place], name)
 
 
-def _layer_of(
-    arrays: Mapping[str, torch.Tensor], site: str, layer: int
-) -> dict[str, torch.Tensor]:
-    """{"prefix/keys": [n, …], "query/a": …} of one layer of a site."""
-    mine = f"{site}/"
-    return {
-        name.removeprefix(mine): array[layer]
-        for name, array in arrays.items()
-        if name.startswith(mine)
-    }
-
-
 def _install(
     applied: AppliedPhi, attention: Any, arrays: dict[str, torch.Tensor]
 ) -> None:
-    """Puts one layer's φ to work. Arrays become buffers: they follow model.to(…) and
-    stay out of state_dict()."""
+    """Puts one layer's φ ("prefix/keys": [n, …], "query/a": …) to work. Arrays become
+    buffers: they follow model.to(…) and stay out of state_dict()."""
     like = attention.q.weight
     for name, array in arrays.items():
         buffer = "phi_" + name.replace("/", "_")
@@ -169,14 +157,12 @@ def _install(
     if "prefix/keys" in arrays and arrays["prefix/keys"].shape[1]:
         before = attention.__dict__.get("forward")
         attention.forward = _attention_with_prefix(attention)
-        applied._undo.append(partial(_restore, attention, before))
-
-
-def _restore(attention: Any, forward: Any) -> None:
-    if forward is None:
-        del attention.forward
-    else:
-        attention.forward = forward
+        undo = (
+            partial(delattr, attention, "forward")
+            if before is None
+            else partial(setattr, attention, "forward", before)
+        )
+        applied._undo.append(undo)
 
 
 def _groups(rows: int, n: int) -> int:
@@ -228,8 +214,8 @@ def _attention_with_prefix(attention: Any) -> Callable[..., tuple]:
         seen: Any = 0
         if past_key_values is not None and not cross:
             seen = past_key_values.get_seq_length(attention.layer_idx)
-            if isinstance(seen, torch.Tensor):  # of a static cache, which adds to it
-                seen = seen.clone()
+            # A static cache counts on in the same tensor.
+            seen = seen.clone() if isinstance(seen, torch.Tensor) else seen
         query = _heads(attention, attention.q(hidden_states))
         keys, values = _keys_values(
             attention, attended, cross, past_key_values, cache_position
@@ -340,10 +326,11 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError) as error:
         raise PhiError(f"{path} is not a whole safetensors file: {error}") from error
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    said = (header.get("format"), header.get("version"))
+    if said != (FORMAT, VERSION) or not {"spec", "sites", "base_model"} <= set(header):
         raise PhiError(
-            f"{path} is {header.get('format')!r} version {header.get('version')!r}; "
-            f"expected {FORMAT!r} version {VERSION!r}"
+            f"{path} is no φ file: format and version are {said}, expected "
+            f"{(FORMAT, VERSION)}"
         )
     for name, array in arrays.items():
         if not torch.isfinite(array).all():
@@ -357,8 +344,7 @@ def _check_sizes(
     arrays: Mapping[str, torch.Tensor],
     path: Path,
 ) -> None:
-    """Refuses a φ for a T5 of other sizes; the writer saw to it that the arrays of a φ
-    file are those of its header."""
+    """Refuses a φ for a T5 of other sizes."""
     config = model.config
     depths = {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
     sites = json.loads(header["sites"])
@@ -383,17 +369,16 @@ def fingerprint(model: T5ForConditionalGeneration) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(named.items()):
         value = parameter.detach().cpu().float()
-        if value.dim() == 2 and name != "token_embedder/embedding":
-            value = value.T
-        array = value.contiguous().numpy()
+        turned = value.dim() == 2 and name != "token_embedder/embedding"
+        array = (value.T if turned else value).contiguous().numpy()
         digest.update(f"{name}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
 def _t5x_name(name: str) -> str:
-    """ "encoder.block.0.layer.0.SelfAttention.q.weight" ->
-    "encoder/layers_0/attention/query/kernel"."""
+    """encoder.block.0.layer.0.SelfAttention.q.weight ->
+    encoder/layers_0/attention/query/kernel."""
     parts = name.removesuffix(".weight").split(".")
     stack = parts[0]
     if name == "shared.weight":
@@ -409,7 +394,7 @@ def _t5x_name(name: str) -> str:
     block = blocks.get((stack, place), "mlp")
     layer = f"{stack}/layers_{number}"
     if rest == ["layer_norm"]:
-        norm = {"encoder_decoder_attention": "cross_attention"}.get(block, block)
+        norm = "cross_attention" if block == _ACROSS else block
         return f"{layer}/pre_{norm}_layer_norm/scale"
     maps = {letter: ours for ours, letter in MAPS.items()}
     return f"{layer}/{block}/{maps.get(rest[-1], rest[-1])}/kernel"
