@@ -379,8 +379,7 @@ def fingerprint(model: T5ForConditionalGeneration) -> str:
 def _t5x_name(name: str) -> str:
     """encoder.block.0.layer.0.SelfAttention.q.weight ->
     encoder/layers_0/attention/query/kernel."""
-    parts = name.removesuffix(".weight").split(".")
-    stack = parts[0]
+    stack, *parts = name.removesuffix(".weight").split(".")
     if name == "shared.weight":
         return "token_embedder/embedding"
     if name == "lm_head.weight":
@@ -389,7 +388,7 @@ def _t5x_name(name: str) -> str:
         return f"{stack}/{stack}_norm/scale"
     if parts[-1] == "relative_attention_bias":
         return f"{stack}/relpos_bias/rel_embedding"
-    _, _, number, _, place, *rest = parts
+    _, number, _, place, *rest = parts
     blocks = {(s, str(at)): t5x for s, at, _, t5x in SITES.values()}
     block = blocks.get((stack, place), "mlp")
     layer = f"{stack}/layers_{number}"
