@@ -3,13 +3,12 @@
     python -m benchmarks.convert_memory [--size base]
 
 Random weights are written as a T5X directory; each conversion then runs in a process of
-its own, and what its memory (peak resident set, resource.getrusage) grew by after the
-imports is printed beside the size of all arrays and of the largest one. The last line
-reads the whole T5 as `train` and `evaluate` do, for comparison.
+its own, and what its memory (peak resident set, from /proc) grew by after the imports
+is printed beside the size of all arrays and of the largest one. The last line reads the
+whole T5 as `train` and `evaluate` do, for comparison.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,22 +22,25 @@ from hypert5_jax.checkpoints.lazy import FLOATS, Lazy
 from hypert5_jax.checkpoints.t5_arrays import t5_arrays
 from hypert5_jax.t5.config import SIZES, T5Config
 
-# Prints bytes: the peak before the work, and after it.
+# Prints KiB: memory when everything is imported, and the peak of the work. (getrusage's
+# peak of a process begins with that of the process that started it.)
 MEASURED = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from hypert5_jax import convert
 from hypert5_jax.checkpoints import any_t5
 from hypert5_jax.config import cli, convert_t5
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+before = status("VmRSS")
 if sys.argv[1] == "--load":
     params = any_t5.load_any_t5(sys.argv[2])
 else:
     sys.stdout, out = open("/dev/null", "w"), sys.stdout
     assert cli.exit_code(convert.main, sys.argv[1:]) == 0
     sys.stdout = out
-print(before, peak())
+print(before, status("VmHWM"))
 """
 
 
@@ -57,17 +59,15 @@ def random_arrays(config: T5Config) -> dict[str, Lazy]:
 
 
 def measure(*arguments: str) -> tuple[int, int, float]:
-    """(bytes at the peak of the imports, of the work, seconds) of one process."""
+    """(bytes after the imports, at the peak of the work; seconds) of one process."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments],
         check=True,
         capture_output=True,
         text=True,
-        # As little as the work needs: glibc keeps what it freed otherwise.
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
-    before, after = map(int, done.stdout.split())
+    before, after = (1024 * int(kib) for kib in done.stdout.split())
     return before, after, time.perf_counter() - start
 
 

@@ -1,5 +1,7 @@
 """Any T5 that can be read, recognised by what lies there, as T5X names it."""
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +95,18 @@ def _refuse_what_is_none(path: str) -> None:
                 f"{path} has {form} but no {huggingface.CONFIG}, which says what it is: "
                 "download the whole folder"
             )
-        return
-    if not place.is_file():
-        if not place.exists():
+        if (place / "adapter_config.json").is_file():
             raise UserError(
-                f"nothing at {path}; expected a T5X checkpoint, a Hugging Face folder, a "
-                f"run that trained a T5, or one of the public names {_names()}. Models "
-                "of the Hugging Face hub are downloaded first (hf download NAME "
-                "--local-dir FOLDER)"
+                f"{path} is an adapter of peft, not a T5: --to=phi makes a φ of it"
             )
         return
+    if not place.exists():
+        raise UserError(
+            f"nothing at {path}; expected a T5X checkpoint, a Hugging Face folder, a "
+            f"run that trained a T5, or one of the public names {', '.join(PATHS)}. "
+            "Models of the Hugging Face hub are downloaded first (hf download NAME "
+            "--local-dir FOLDER)"
+        )
     with place.open("rb") as file:
         start = file.read(16)
     raise UserError(f"{path} {_what(start, place.suffix)}")
@@ -134,20 +138,30 @@ def _what(start: bytes, suffix: str) -> str:
         return "is a pickle, which could run any program; it is never opened"
     if suffix == ".safetensors":
         return (
-            "is one file of a folder; name the folder, whose config.json says what T5 "
-            "it is"
+            "is one safetensors file: a φ, which --to=peft|hf-runtime|merged-t5x|"
+            "merged-huggingface converts, or a part of a Hugging Face folder, which is "
+            "named whole (its config.json says what T5 it is)"
         )
     return "is neither a T5X checkpoint nor anything else that a T5 is read from"
-
-
-def _names() -> str:
-    return ", ".join(PATHS)
 
 
 def _open_carried(path: str) -> OpenT5:
     file = Path(path) / CARRIED
     found, _ = safetensors_files.read_arrays(opener(file), str(file))
-    return from_t5x_names(found, "folder of a saved model", path)
+    opened = from_t5x_names(found, "folder of a saved model", path)
+    return dataclasses.replace(opened, tokenizer=_vocabulary(Path(path)))
+
+
+def _vocabulary(folder: Path) -> dict[str, bytes]:
+    """The tokenizer of a run, or of a saved model, as Hugging Face has it."""
+    about, model = folder / "model.json", folder / "vocabulary.model"
+    if not about.is_file() or not model.is_file():
+        return {}
+    try:
+        extra_ids = int(json.loads(about.read_text())["vocabulary"]["extra_ids"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{about} is damaged: {error!r}") from error
+    return huggingface.tokenizer_of(model.read_bytes(), extra_ids)
 
 
 def _open_run(path: str) -> OpenT5:
@@ -174,7 +188,10 @@ def _open_run(path: str) -> OpenT5:
         )
         for name in chosen
     }
-    return from_t5x_names(found, "run", str(place))
+    opened = from_t5x_names(found, "run", str(place))
+    # {run}/checkpoints/{step}
+    vocabulary = {} if "://" in path else _vocabulary(Path(place).parent.parent)
+    return dataclasses.replace(opened, tokenizer=vocabulary)
 
 
 def remote_url(path: str) -> str:

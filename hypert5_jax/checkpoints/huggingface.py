@@ -9,8 +9,7 @@ pytorch_model.bin (+ .index.json)                 read where torch may be import
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,9 @@ SAFETENSORS, FLAX, TORCH = (
     "pytorch_model.bin",
 )
 SHARD_BYTES = 5 * 10**9
+SPIECE = "spiece.model"
 TOKENIZER = (
-    "spiece.model",
+    SPIECE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -110,9 +110,22 @@ def open_huggingface(path: str, torch_reader: TorchReader | None = None) -> Open
     return OpenT5(kind, path, config, arrays, lines, tokenizer=tokenizer_files(folder))
 
 
-def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a tokenizer that lie in a folder."""
-    return tuple(folder / name for name in TOKENIZER if (folder / name).is_file())
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """{name: contents} of the files of a tokenizer that lie in a folder."""
+    files = (folder / name for name in TOKENIZER)
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
+
+
+def tokenizer_of(model: bytes, extra_ids: int) -> dict[str, bytes]:
+    """The files of a T5 tokenizer out of a SentencePiece model.
+
+    Args:
+      model: contents of the model's file.
+      extra_ids: sentinels that come after its pieces.
+    """
+    settings = {"extra_ids": extra_ids, "tokenizer_class": "T5Tokenizer"}
+    text = json.dumps(settings, indent=2) + "\n"
+    return {SPIECE: model, "tokenizer_config.json": text.encode()}
 
 
 def _json(file: Path) -> Any:
@@ -246,7 +259,7 @@ def write_folder(
     arrays: Mapping[str, Lazy],
     config: T5Config,
     shard_bytes: int = SHARD_BYTES,
-    tokenizer: Iterable[Path] = (),
+    tokenizer: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a T5's folder, array by array, whole or not at all.
 
@@ -255,7 +268,7 @@ def write_folder(
       arrays: all of a T5's by T5X's paths.
       config: its sizes.
       shard_bytes: of the largest file of weights; an array above it has one of its own.
-      tokenizer: files to lie beside the weights.
+      tokenizer: {name: contents} of files to lie beside the weights.
 
     Raises:
       UserError: an array is not finite, or the folder cannot be written.
@@ -265,8 +278,8 @@ def write_folder(
         array = arrays[a.path]
         theirs[a.torch] = array.transposed() if a.torch_transposed else array
     with whole_folder(path) as folder:
-        for file in tokenizer:
-            shutil.copyfile(file, folder / file.name)
+        for name, content in (tokenizer or {}).items():
+            (folder / name).write_bytes(content)
         _write_weights(folder, theirs, shard_bytes)
         _write_json(folder / "generation_config.json", GENERATION_CONFIG)
         dtypes = [str(array.dtype) for array in theirs.values()]

@@ -4,6 +4,7 @@ A conversion passes a T5 from one file to another and holds one array of it at a
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -33,16 +34,18 @@ class Lazy:
     Attributes:
       shape, dtype: of what `read` returns.
       read: reads it, anew at every call.
+      entry: reads one entry of its leading axis, where that costs less than all.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    entry: Callable[[int], np.ndarray] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes it takes once read."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def transposed(self) -> "Lazy":
         """The same with the axes in reverse order."""
@@ -65,8 +68,9 @@ class Lazy:
         return Lazy(self.shape, wide, lambda: self.read().view(wide))
 
     def layer(self, index: int) -> "Lazy":
-        """One entry of the leading axis (which reads all of them)."""
-        return Lazy(self.shape[1:], self.dtype, lambda: self.read()[index])
+        """One entry of the leading axis."""
+        entry = self.entry or (lambda i: self.read()[i])
+        return Lazy(self.shape[1:], self.dtype, partial(entry, index))
 
 
 def opener(file: Path) -> Opener:
@@ -99,7 +103,11 @@ def in_file(
                 done += count
         return array
 
-    return Lazy(shape, dtype, read)
+    def entry(index: int) -> np.ndarray:
+        start = offset + index * math.prod(shape[1:]) * dtype.itemsize
+        return in_file(opened, start, shape[1:], dtype).read()
+
+    return Lazy(shape, dtype, read, entry)
 
 
 def finite(name: str, array: np.ndarray) -> np.ndarray:

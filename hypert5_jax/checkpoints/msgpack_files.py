@@ -5,6 +5,7 @@ A tree is msgpack maps of maps; an array is the extension type 1 around
 {"__msgpack_chunked_array__": True, "shape": {"0": …}, "chunks": {"0": array, …}}.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ _NDARRAY, _SCALAR = 1, 3
 _CHUNKED = "__msgpack_chunked_array__"
 # What flax writes as one array; msgpack itself ends at 4 GiB.
 MAX_CHUNK_BYTES = 1 << 30
-_DEEPEST = 64
+_DEEPEST, _LONGEST = 64, 1 << 20
 
 
 class _Damaged(Exception):
@@ -95,7 +96,10 @@ class _Walk:
         return struct.unpack(f">{code}", self._take(struct.calcsize(code)))[0]
 
     def _count(self, tag: int, short: int, long: int) -> int:
-        return tag - short if tag < 0xA0 else self._number("HI"[tag - long])
+        count = tag - short if tag < 0xA0 else self._number("HI"[tag - long])
+        if count > _LONGEST:
+            raise _Damaged(f"a list or map of {count:,} entries, which no tree has")
+        return count
 
     def _map(self, count: int, depth: int) -> Any:
         tree: dict[str, Any] = {}
@@ -119,7 +123,7 @@ class _Walk:
         begin += end - length
         if begin + count != end:
             raise _Damaged(f"an array of {count} bytes in a room of {end - begin}")
-        if count != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+        if count != math.prod(shape) * dtype.itemsize:
             raise _Damaged(f"an array {shape} of {dtype} in {count} bytes")
         self.file.seek(end)
         array = in_file(self.opener, begin, shape, dtype)
@@ -157,7 +161,7 @@ def _join(tree: Mapping[str, Any]) -> Lazy:
     chunks = [tree["chunks"][str(i)] for i in range(len(tree["chunks"]))]
     if not chunks or not all(isinstance(chunk, Lazy) for chunk in chunks):
         raise _Damaged("a chunked array without chunks")
-    if sum(chunk.shape[0] for chunk in chunks) != int(np.prod(shape, dtype=np.int64)):
+    if sum(chunk.shape[0] for chunk in chunks) != math.prod(shape):
         raise _Damaged(f"an array {shape} with too few or too many chunks")
 
     def read() -> np.ndarray:

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,8 @@ class OpenT5:
       lines: what becomes of every array of the input.
       step: T5X's, 0 where there is none.
       optimiser: {path below T5X's `state`: Lazy or a plain value}, without the step.
-      tokenizer: files of its tokenizer that lie beside it.
+      tokenizer: {name: contents} of the files of its tokenizer, as Hugging Face has
+        them, where they lie beside it.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class OpenT5:
     lines: list[coverage.Line]
     step: int = 0
     optimiser: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tokenizer: tuple[Path, ...] = ()
+    tokenizer: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def from_t5x_names(found: Mapping[str, Lazy], kind: str, place: str) -> OpenT5:

@@ -11,6 +11,7 @@ wrote bfloat16 as uint16 (t5x/checkpoints.py). Layers are T5X's `layers_0` …;
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,7 @@ def _write_leaf(folder: Path, path: str, leaf: Any) -> Any:
 def _chunks(shape: tuple[int, ...], itemsize: int) -> list[int]:
     """Rows of at most 64 MiB, the same number in every chunk."""
     rows = shape[0]
-    row_bytes = itemsize * int(np.prod(shape[1:], dtype=np.int64))
+    row_bytes = itemsize * math.prod(shape[1:])
     parts = next(
         n
         for n in range(1, rows + 1)

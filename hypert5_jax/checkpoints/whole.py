@@ -55,13 +55,16 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def require_free(path: str, overwrite: bool, known: Collection[str]) -> None:
+def require_free(
+    path: str, overwrite: bool, known: Collection[str] | None = None
+) -> None:
     """Refuses to write over anything but, when told so, an earlier output.
 
     Args:
       path: to be written.
       overwrite: an earlier output may go.
-      known: beginnings of the names that such an output's folder may hold.
+      known: beginnings of the names that such an output's folder may hold; None where
+        the output is a file.
 
     Raises:
       UserError: something is there, or something other than an earlier output.
@@ -72,11 +75,18 @@ def require_free(path: str, overwrite: bool, known: Collection[str]) -> None:
             f"--output is {path}: outputs are written to this machine only; name a "
             "local path and copy it (gcloud storage cp -r)"
         )
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists():
+        return
+    if target.is_dir() != (known is not None):
+        here, new = ("folder", "file") if target.is_dir() else ("file", "folder")
+        raise UserError(
+            f"{path} is a {here}, but a {new} is to be written; choose another --output"
+        )
+    if known is not None and not any(target.iterdir()):
         return
     if not overwrite:
         raise UserError(f"{path} is there already; choose another, or add --overwrite")
-    if target.is_dir():
+    if known is not None:
         strange = sorted(
             entry.name
             for entry in target.iterdir()

@@ -15,6 +15,13 @@ from hypert5_jax.config.pytorch_files import read_pytorch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.config import SIZES
 
+# Beginnings of the names in an output's folder; a file has none.
+_WRITES = {
+    "huggingface": huggingface.WRITES,
+    "t5x": t5x.WRITES,
+    "t5x-file": None,
+}
+
 
 def convert_t5(
     conversion: Conversion, say: Callable[[str], None] = print
@@ -31,8 +38,7 @@ def convert_t5(
         raise UserError(
             f"--base={conversion.base} is for a φ; a whole T5 has no other T5 below it"
         )
-    writes = huggingface.WRITES if conversion.to == "huggingface" else t5x.WRITES
-    require_free(conversion.output, conversion.overwrite, writes)
+    require_free(conversion.output, conversion.overwrite, _WRITES[conversion.to])
     _require_apart(conversion)
     opened = open_any_t5(conversion.input, read_pytorch)
     if conversion.size:

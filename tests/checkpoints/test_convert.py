@@ -1,6 +1,8 @@
 """`convert`: what it says, what it refuses with exit code 2, and what a kill leaves."""
 
+import dataclasses
 import json
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from hypert5_jax.config import cli
 from hypert5_jax.core import trees
 from tests.checkpoints.written_by_hand import OURS, WEIGHTS, hf_folder, t5x_directory
 from tests.killed import contents, kill_when
+from tests.t5 import hf_weights
+from tests.t5.parity import TINY
 
 
 def run(*arguments: str) -> int:
@@ -106,11 +110,18 @@ def test_the_optimiser_and_the_step_are_kept_when_asked(tmp_path, capsys):
 def test_our_own_run_is_an_input(tmp_path):
     kept = store.CheckpointStore(tmp_path / "run/checkpoints", store.CheckpointConfig())
     params = {"downstream": trees.unflatten(OURS)}
+    (tmp_path / "run/vocabulary.model").parent.mkdir()
+    (tmp_path / "run/vocabulary.model").write_bytes(b"pieces")
+    about = {"vocabulary": {"extra_ids": 7}}
+    (tmp_path / "run/model.json").write_text(json.dumps(about))
     kept.save(4, params, {"count": np.zeros(())}, about={})
     kept.close()
     assert run(*arguments(tmp_path / "run", "huggingface", tmp_path / "hf")) == 0
     same(tmp_path / "hf")
     same(tmp_path / "run/checkpoints/4")
+    assert (tmp_path / "hf/spiece.model").read_bytes() == b"pieces"
+    tokenizer = json.loads((tmp_path / "hf/tokenizer_config.json").read_text())
+    assert tokenizer["extra_ids"] == 7
 
 
 def test_dtypes_are_kept_or_changed_as_told(tmp_path, capsys):
@@ -171,6 +182,9 @@ def test_bad_input_is_one_message_and_nothing_is_written(tmp_path, capsys):
     text = here / "notes.txt"
     text.write_text("words")
     (here / "empty").mkdir()
+    adapter = here / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
     cases = {
         prompt: "a soft prompt of prompt-tuning, perhaps",
         pickled: "is one NumPy array",
@@ -184,6 +198,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(tmp_path, capsys):
         text: "neither a T5X checkpoint nor",
         here / "empty": "no checkpoint at",
         here / "none": "nothing at",
+        adapter: "an adapter of peft",
         "google/t5-large-lm-adapt": "hf download",
     }
     for source, said in cases.items():
@@ -224,6 +239,9 @@ def test_an_output_is_replaced_only_when_told_and_only_if_it_is_one(tmp_path, ca
         "holds what no earlier output of this format would (thesis.tex)",
     )
     refused(capsys, arguments(source, "t5x", out, "--overwrite"), "config.json")
+    refused(capsys, arguments(source, "t5x-file", out, "--overwrite"), "is a folder")
+    file = out / "thesis.tex"
+    refused(capsys, arguments(source, "t5x", file, "--overwrite"), "is a file, but")
     assert contents(out) == before
 
 
@@ -268,3 +286,26 @@ def test_settings_of_a_written_folder_read_as_the_same_sizes(tmp_path):
     about = json.loads((tmp_path / "out/config.json").read_text())
     assert about["relative_attention_max_distance"] == 64
     assert load_any_t5(str(tmp_path / "out"))[1] == load_any_t5(str(source))[1]
+
+
+@pytest.mark.parametrize("to", ["huggingface", "t5x-file"])
+def test_a_conversion_holds_one_array_at_a_time(tmp_path, to):
+    """NumPy reports its memory to tracemalloc; the peak is bounded by a few arrays, not
+    by the model (benchmarks/convert_memory.py measures whole processes)."""
+    config = dataclasses.replace(TINY, mlp_dim=1500, num_encoder_layers=40)
+    weights = hf_weights.random_hf_weights(config)
+    source = hf_folder(tmp_path / "hf", weights, d_ff=1500, num_layers=40)
+    total = sum(x.nbytes for x in weights.values())
+    largest = max(x.nbytes for x in weights.values())
+    assert total > 100 * largest
+    del weights
+    assert run(*arguments(source, "t5x-file", tmp_path / "warm")) == 0  # imports
+    start = {"huggingface": tmp_path / "warm", "t5x-file": source}[to]
+    tracemalloc.start()
+    try:
+        assert run(*arguments(start, to, tmp_path / "out")) == 0
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The tenth is what is known of 560 arrays: names, sizes, the account.
+    assert peak < 3 * largest + total / 10

@@ -49,7 +49,7 @@ def _stacked(path):
     return f"{stack}/layers/{rest}"
 
 
-@pytest.mark.parametrize("form", ["one", "sharded", "flax"])
+@pytest.mark.parametrize("form", ["one", "sharded", "flax", "sharded flax"])
 def test_every_form_of_weights_is_read(tmp_path, form):
     params, config = load_any_t5(str(hf_folder(tmp_path / "hf", form=form)))
     found = trees.flatten(params)

@@ -10,11 +10,12 @@ import pytest
 
 from hypert5_jax.checkpoints import t5x
 from hypert5_jax.checkpoints.any_t5 import load_any_t5
-from hypert5_jax.checkpoints.huggingface import save_huggingface
+from hypert5_jax.checkpoints.huggingface import save_huggingface, tokenizer_of
 from hypert5_jax.config.convert_arguments import Conversion
 from hypert5_jax.config.convert_t5 import convert_t5
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.inference import decoding
 from hypert5_jax.t5 import network, stacking
 from tests.t5 import hf_weights, parity
@@ -239,3 +240,20 @@ def test_real_v1_0_is_refused_by_name(transformers, tmp_path):
     transformers.BertModel(bert).save_pretrained(tmp_path / "bert")
     with pytest.raises(UserError, match="BERT"):
         load_any_t5(str(tmp_path / "bert"))
+
+
+def test_the_vocabulary_of_a_run_becomes_a_tokenizer_with_the_same_ids(
+    transformers, shared, tmp_path
+):
+    model = (shared / "data/t5/vocab/t5_cc_all_32000.model").read_bytes()
+    for name, content in tokenizer_of(model, 100).items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == 32100
+    (tmp_path / "vocabulary.model").write_bytes(model)
+    fields = {"kind": "sentencepiece", "size": 32100, "extra_ids": 100}
+    ours = Vocabulary.from_json({**fields, "fingerprint": ""}, tmp_path)
+    for text in ("Translate this: That is good.", "Größe, naïve — 3.5%  two  spaces"):
+        assert theirs(text).input_ids == [*ours.encode(text), 1]
+    assert theirs("<extra_id_0>").input_ids[0] == ours.sentinel_id(0)

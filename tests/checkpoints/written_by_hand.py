@@ -100,7 +100,7 @@ def write_index(folder: Path, target: dict, state: dict | None = None) -> None:
 
 
 def hf_folder(folder: Path, weights=WEIGHTS, form: str = "one", **config) -> Path:
-    """A Hugging Face folder, its weights in the form "one", "sharded" or "flax"."""
+    """A Hugging Face folder, its weights "one", "sharded", "flax" or "sharded flax"."""
     folder.mkdir(parents=True)
     about = {k: v for k, v in {**HF_CONFIG, **config}.items() if v is not None}
     (folder / "config.json").write_text(json.dumps(about))
@@ -118,8 +118,16 @@ def hf_folder(folder: Path, weights=WEIGHTS, form: str = "one", **config) -> Pat
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     else:
         flat = {flax_name(name): flax_array(name, x) for name, x in weights.items()}
-        content = serialization.msgpack_serialize(trees.unflatten(flat))
-        (folder / "flax_model.msgpack").write_bytes(content)
+        parts = {"flax_model.msgpack": sorted(flat)}
+        if form == "sharded flax":
+            names = sorted(flat)
+            parts = {"a.msgpack": names[::2], "b.msgpack": names[1::2]}
+            places = {name: file for file, part in parts.items() for name in part}
+            index = folder / "flax_model.msgpack.index.json"
+            index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+        for file, part in parts.items():
+            tree = trees.unflatten({name: flat[name] for name in part})
+            (folder / file).write_bytes(serialization.msgpack_serialize(tree))
     return folder
 
 
