@@ -351,8 +351,8 @@ class Model:
         spec = self.system.variant.spec
         assert spec is not None
         origin = (
-            f"adapted by {self.name or 'a model'} from {plan.count} of {given} examples "
-            f"in {len(plan.ids)} contexts"
+            f"adapted by {self.name or 'a model'} from {plan.count} of {given} examples; "
+            f"contexts: {len(plan.ids)}"
         )
         sites = self.system.downstream.sites
         return PhiHeader(spec, sites, self.base_model, origin)

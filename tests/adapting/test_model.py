@@ -72,7 +72,7 @@ def test_phi_is_what_the_system_makes_of_the_format(tiny):
     phi = tiny.adapt(EXAMPLES)
     assert_same(phi.phi, by_hand(tiny, shots(EXAMPLES)))
     assert phi.header.base_model == tiny.base_model
-    assert "3 of 3 examples in 1 contexts" in phi.header.origin
+    assert "3 of 3 examples; contexts: 1" in phi.header.origin
 
 
 def test_an_instruction_comes_first_and_may_be_all_there_is():
