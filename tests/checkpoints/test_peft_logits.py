@@ -194,3 +194,36 @@ def test_what_hf_runtime_s_readme_says_runs_without_this_package(
     )
     assert done.returncode == 0, done.stderr
     assert "said torch.Size([1, " in done.stdout
+
+
+def test_an_older_adapter_in_pytorch_s_file_is_read_and_a_program_in_one_is_not(
+    peft, tmp_path
+):
+    import torch
+    from safetensors.torch import load_file
+
+    from hypert5_jax.config.pytorch_files import read_pytorch
+    from hypert5_jax.core.errors import UserError
+
+    class Program:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    spec = LoRASpec(2)
+    phi = phi_cases.random_phi(spec)
+    peft_adapter.save_adapter(str(tmp_path / "a"), phi, 2)
+    weights = tmp_path / "a" / peft_adapter.WEIGHTS
+    pickled = tmp_path / "a" / peft_adapter.PICKLED
+    torch.save(load_file(weights), pickled)
+    weights.unlink()
+    sites = phi_cases.CONFIG.sites
+    found, read = peft_adapter.load_adapter(str(tmp_path / "a"), sites, read_pytorch)
+    assert read == spec
+    for (name, ours), (_, theirs) in zip(
+        types.named_arrays(phi), types.named_arrays(found), strict=True
+    ):
+        assert (ours == theirs).all(), name
+    torch.save({"x": Program()}, pickled)
+    with pytest.raises(UserError, match="not a whole file of tensors alone"):
+        peft_adapter.load_adapter(str(tmp_path / "a"), sites, read_pytorch)
+    assert not (tmp_path / "ran").exists()
