@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Callable
 from importlib import resources
 
+import numpy as np
+
 from hypert5_jax.checkpoints import huggingface, merged, peft_adapter, t5x
 from hypert5_jax.checkpoints.any_t5 import open_any_t5
 from hypert5_jax.checkpoints.lazy import FLOATS
@@ -132,11 +134,14 @@ def _write_merged(
 
 
 def _account(found: FoundPhi) -> str:
-    """φ's arrays, one a line."""
-    lines = [
-        f"  {name}  {array.dtype} [{', '.join(map(str, array.shape))}]"
-        for name, array in types.named_arrays(found.phi)
-    ]
+    """φ's arrays, one a line, and where they change nothing."""
+    lines = []
+    for name, array in types.named_arrays(found.phi):
+        touched = sum(bool(np.asarray(layer).any()) for layer in array)
+        some = (
+            "" if touched == len(array) else f", zero in {len(array) - touched} layers"
+        )
+        lines.append(f"  {name}  {array.dtype} {list(array.shape)}{some}")
     return "\n".join(lines)
 
 
@@ -159,7 +164,8 @@ from {RUNTIME.removesuffix(".py")} import apply_phi
 
 model = T5ForConditionalGeneration.from_pretrained(T5_FOLDER).eval()
 tokenizer = AutoTokenizer.from_pretrained(T5_FOLDER)
-inputs = tokenizer(["an input"], return_tensors="pt", add_special_tokens=False)
+inputs = tokenizer(["an input"], return_tensors="pt", padding=True,
+                   add_special_tokens=False)
 with apply_phi(model, "{PHI_FILE}"):
     answers = model.generate(**inputs, max_new_tokens=128)
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))

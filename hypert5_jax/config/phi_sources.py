@@ -116,6 +116,11 @@ def _refuse_what_is_none(path: str) -> None:
             "one), and no φ; expected a φ file, a folder that peft saved, or a run that "
             "learned φ"
         )
+    if (place / "model.json").is_file():
+        raise UserError(
+            f"{path} is a saved model, which writes φ from examples: python -m "
+            f"hypert5_jax.adapt --checkpoint={path} --examples=… --output=phi.safetensors"
+        )
     if place.is_dir():
         raise UserError(
             f"{path} is a folder that holds neither a peft adapter (adapter_config.json) "

@@ -178,7 +178,7 @@ def test_what_hf_runtime_s_readme_says_runs_without_this_package(
     )
     code = re.sub(r"tokenizer = .*\n", "", code)
     code = re.sub(
-        r"inputs = .*", "inputs = {'input_ids': torch.tensor([[5, 6, 7]])}", code
+        r"inputs = [^)]*\)", "inputs = {'input_ids': torch.tensor([[5, 6, 7]])}", code
     )
     code = re.sub(r"print\(.*", "print('said', answers.shape)", code)
     code = code.replace("max_new_tokens=128", "max_new_tokens=3, use_cache=False")
