@@ -16,15 +16,13 @@ from hypert5_jax.checkpoints import (
     t5x,
 )
 from hypert5_jax.checkpoints.lazy import Lazy, opener, read_all
+from hypert5_jax.checkpoints.near_misses import CARRIED, refuse_near_misses
 from hypert5_jax.checkpoints.opened import OpenT5, from_t5x_names
-from hypert5_jax.checkpoints.public_t5 import PATHS
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.config import T5Config
 
 Tree = dict[str, Any]
-# A folder to carry to another machine holds its T5 under this name, in T5X's paths.
-CARRIED = "downstream.safetensors"
 _GROUP = "downstream."
 
 
@@ -67,7 +65,7 @@ def open_any_t5(
     if t5x.is_t5x(path):
         return t5x.open_t5x(path)
     if not path.startswith(remote.GS):
-        _refuse_what_is_none(path)
+        refuse_near_misses(path)
         if huggingface.is_huggingface(path):
             return huggingface.open_huggingface(path, torch_reader)
         if (Path(path) / CARRIED).is_file():
@@ -84,65 +82,6 @@ def open_any_t5(
             f"no T5X checkpoint at {path}, and whether a run is there cannot be seen: "
             f"{reason}"
         ) from error
-
-
-def _refuse_what_is_none(path: str) -> None:
-    place = Path(path)
-    if place.is_dir():
-        form = next((n for n in _WEIGHTS if (place / n).is_file()), None)
-        if form and not (place / huggingface.CONFIG).is_file():
-            raise UserError(
-                f"{path} has {form} but no {huggingface.CONFIG}, which says what it is: "
-                "download the whole folder"
-            )
-        if (place / "adapter_config.json").is_file():
-            raise UserError(
-                f"{path} is an adapter of peft, not a T5: --to=phi makes a φ of it"
-            )
-        return
-    if not place.exists():
-        raise UserError(
-            f"nothing at {path}; expected a T5X checkpoint, a Hugging Face folder, a "
-            f"run that trained a T5, or one of the public names {', '.join(PATHS)}. "
-            "Models of the Hugging Face hub are downloaded first (hf download NAME "
-            "--local-dir FOLDER)"
-        )
-    with place.open("rb") as file:
-        start = file.read(16)
-    raise UserError(f"{path} {_what(start, place.suffix)}")
-
-
-_WEIGHTS = (huggingface.SAFETENSORS, huggingface.FLAX, huggingface.TORCH)
-
-
-def _what(start: bytes, suffix: str) -> str:
-    """What a file is that is no T5, by its first bytes."""
-    if start.startswith(b"\x93NUMPY"):
-        return (
-            "is one NumPy array: a soft prompt of prompt-tuning, perhaps. Those are "
-            "vectors before the input's embeddings; a φ is keys and values or low-rank "
-            "matrices in every attention block, and neither can be made of the other"
-        )
-    if start[:1] in (b"\xc7", b"\xc8", b"\xc9"):
-        return (
-            "is one msgpack array: a soft prompt of prompt-tuning, perhaps, which can "
-            "be neither a T5 nor a φ"
-        )
-    if start.startswith(b"PK"):
-        return (
-            "is a zip archive (NumPy's .npz, or PyTorch's); expected a T5X checkpoint "
-            "or a Hugging Face folder. Of PyTorch's, name the folder that holds "
-            f"{huggingface.TORCH} and {huggingface.CONFIG}"
-        )
-    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return "is a pickle, which could run any program; it is never opened"
-    if suffix == ".safetensors":
-        return (
-            "is one safetensors file: a φ, which --to=peft|hf-runtime|merged-t5x|"
-            "merged-huggingface converts, or a part of a Hugging Face folder, which is "
-            "named whole (its config.json says what T5 it is)"
-        )
-    return "is neither a T5X checkpoint nor anything else that a T5 is read from"
 
 
 def _open_carried(path: str) -> OpenT5:

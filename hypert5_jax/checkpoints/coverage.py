@@ -85,6 +85,8 @@ def cover(
     for want in wanted:
         if want.path in made:
             array, reason = made[want.path]
+            if array.shape != want.shape:
+                gaps.append(f"{reason} gives {array.shape}, expected {want.shape}")
             arrays[want.path] = array
             dtype = str(array.dtype)
             lines.append(Line(NEW, "", want.path, array.shape, dtype, reason))

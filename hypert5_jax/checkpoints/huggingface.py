@@ -18,6 +18,7 @@ import numpy as np
 from hypert5_jax.checkpoints import coverage, msgpack_files, safetensors_files
 from hypert5_jax.checkpoints.huggingface_config import (
     GENERATION_CONFIG,
+    Switches,
     read_config,
     write_config,
 )
@@ -83,7 +84,8 @@ def open_huggingface(path: str, torch_reader: TorchReader | None = None) -> Open
       UserError: another architecture, a file missing or damaged, or a gap.
     """
     folder = Path(path)
-    config, scales = read_config(_json(folder / CONFIG), path)
+    switches = read_config(_json(folder / CONFIG), path)
+    config = switches.config
     form = _weights(folder)
     if not form:
         raise UserError(
@@ -103,7 +105,7 @@ def open_huggingface(path: str, torch_reader: TorchReader | None = None) -> Open
     ]
     shared = "shared/embedding" if by_flax else "shared.weight"
     _take_copy_for_shared(found, shared)
-    made = _output_layer(found, by_flax, shared, scales, config)
+    made = _output_layer(found, by_flax, shared, switches)
     unused = _why_unused(found, shared)
     arrays, lines = coverage.cover(found, wanted, unused, path, made)
     kind = f"Hugging Face folder ({form})"
@@ -187,26 +189,25 @@ def _take_copy_for_shared(found: dict[str, Lazy], shared: str) -> None:
 
 
 def _output_layer(
-    found: Mapping[str, Lazy],
-    by_flax: bool,
-    shared: str,
-    scales: bool,
-    config: T5Config,
+    found: Mapping[str, Lazy], by_flax: bool, shared: str, switches: Switches
 ) -> dict[str, tuple[Lazy, str]]:
     """The output layer where it is tied or scaled, made so that our T5, which does
     neither, gives the same logits."""
     name = "lm_head/kernel" if by_flax else "lm_head.weight"
-    if (name in found and not scales) or shared not in found:
+    if name in found:
+        if not switches.scales:
+            return {}
+        source = found[name] if by_flax else found[name].transposed()
+        reason = name
+    elif switches.tied and shared in found:
+        source = found[shared].transposed()
+        reason = "the embeddings, to which it was tied"
+    else:
         return {}
-    tied = name not in found
-    source = found[shared].transposed() if tied or not by_flax else found[name]
-    if not tied and not by_flax:
-        source = found[name].transposed()
-    reasons = ["the embeddings, to which it was tied"] if tied else [f"{name}"]
-    if scales:
-        reasons.append("times d_model**-0.5, which scaled the decoder's outputs")
-        source = _scaled(source, config.emb_dim**-0.5)
-    return {"decoder/logits_dense/kernel": (source, " ".join(reasons))}
+    if switches.scales:
+        reason += " times d_model**-0.5, which scaled the decoder's outputs"
+        source = _scaled(source, switches.config.emb_dim**-0.5)
+    return {"decoder/logits_dense/kernel": (source, reason)}
 
 
 def _scaled(array: Lazy, factor: float) -> Lazy:

@@ -1,5 +1,6 @@
 """Hugging Face's config.json of a T5: read into our sizes, or refused by name; written."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,25 +11,36 @@ from hypert5_jax.t5.config import T5Config
 _MODEL_TYPES = ("t5", "mt5")
 _GATED_GELU = ("gated-gelu", "gated-gelu_new")
 _EPSILON = 1e-6
+_MOST_LAYERS = 1000
 _KNOWN_STRANGERS = {
     "bert": "BERT, an encoder alone",
     "longt5": "LongT5, whose attention is local",
     "switch_transformers": "Switch Transformers, a mixture of experts",
     "umt5": "UMT5, which has a table of relative positions in every layer",
-    "byt5": "ByT5 by another name",
 }
 
 
-def read_config(content: Any, place: str) -> tuple[T5Config, bool]:
-    """Our sizes of a Hugging Face T5, and whether its output layer scales.
+@dataclasses.dataclass(frozen=True)
+class Switches:
+    """What a config.json says of a T5.
+
+    Attributes:
+      config: our sizes of it.
+      tied: its output layer may be its embeddings, for want of one of its own.
+      scales: decoder outputs are multiplied by d_model**-0.5 before the output layer.
+    """
+
+    config: T5Config
+    tied: bool
+    scales: bool
+
+
+def read_config(content: Any, place: str) -> Switches:
+    """The sizes and switches of a Hugging Face T5.
 
     Args:
       content: of config.json.
       place: of the folder, for messages.
-
-    Returns:
-      the sizes; and True where decoder outputs are multiplied by d_model**-0.5 before
-      the output layer (a gated T5 with tied embeddings).
 
     Raises:
       UserError: another architecture, by name, with the reason.
@@ -67,20 +79,18 @@ def read_config(content: Any, place: str) -> tuple[T5Config, bool]:
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{place}/config.json is damaged: {error}") from error
-    return config, _scales(content)
+    if max(config.num_encoder_layers, config.num_decoder_layers) > _MOST_LAYERS:
+        raise UserError(
+            f"{place}/config.json is damaged: more than {_MOST_LAYERS} layers"
+        )
+    tied = bool(content.get("tie_word_embeddings", kind != "mt5"))
+    # transformers 5 says so outright, and says of every T5 that it is tied; earlier
+    # ones scale what is tied.
+    return Switches(config, tied, bool(content.get("scale_decoder_outputs", tied)))
 
 
 def _int(content: Mapping[str, Any], name: str, default: int) -> int:
     return int(content.get(name, default))
-
-
-def _scales(content: Mapping[str, Any]) -> bool:
-    """Whether decoder outputs are scaled. transformers 5 says so outright, and says of
-    every T5 that it is tied; earlier ones scale what is tied."""
-    if "scale_decoder_outputs" in content:
-        return bool(content["scale_decoder_outputs"])
-    default = content.get("model_type") != "mt5"
-    return bool(content.get("tie_word_embeddings", default))
 
 
 def _require_v1_1(content: Mapping[str, Any], kind: str, place: str) -> None:

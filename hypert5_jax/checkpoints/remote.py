@@ -1,6 +1,7 @@
 """Arrays of tensorstore and files of buckets, and errors of theirs that users can mend."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def zarr(store: dict[str, Any], place: str) -> Lazy:
         if place.startswith(GS) and "NOT_FOUND" not in str(error):
             raise _unreachable(place, error) from error
         raise UserError(
-            f"the array {place} cannot be opened: {_short(error)}"
+            f"the array {place} cannot be opened: {short(error)}"
         ) from error
 
     def read() -> np.ndarray:
@@ -82,7 +83,7 @@ def zarr(store: dict[str, Any], place: str) -> Lazy:
             return np.asarray(array.read().result())
         except (ValueError, OSError, RuntimeError) as error:
             raise UserError(
-                f"the array {place} is not whole: {_short(error)}. Copy the checkpoint "
+                f"the array {place} is not whole: {short(error)}. Copy the checkpoint "
                 "once more"
             ) from error
 
@@ -93,10 +94,12 @@ def zarr(store: dict[str, Any], place: str) -> Lazy:
 
 def _unreachable(path: str, error: Exception) -> UserError:
     return UserError(
-        f"cannot read {path}: {_short(error)}. Give this machine access to it, or copy "
+        f"cannot read {path}: {short(error)}. Give this machine access to it, or copy "
         "it (gcloud storage cp -r) and name the copy"
     )
 
 
-def _short(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0].split(" [source")[0][:300]
+def short(error: Exception) -> str:
+    """What tensorstore says, without its own specification and source lines."""
+    text = (str(error) or repr(error)).splitlines()[0]
+    return re.split(r" \[(?:tensorstore_spec|source|os_error)", text)[0][:300]

@@ -13,6 +13,8 @@ wrote bfloat16 as uint16 (t5x/checkpoints.py). Layers are T5X's `layers_0` …;
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 import tensorstore as ts
 
 from hypert5_jax.checkpoints import coverage, msgpack_files, remote
-from hypert5_jax.checkpoints.lazy import Lazy, in_memory, read_all
+from hypert5_jax.checkpoints.lazy import Lazy, Opener, in_memory, read_all
 from hypert5_jax.checkpoints.opened import OpenT5, from_t5x_names, require_weights
 from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.checkpoints.public_t5 import resolve
@@ -55,13 +57,13 @@ def is_t5x(path: str) -> bool:
 def _starts_as_t5x(file: Path) -> bool:
     with file.open("rb") as opened:
         start = opened.read(32)
-    # A small msgpack map, and not an array alone, safetensors, zip or a pickle.
-    return start[:1] in map(bytes, zip(range(0x81, 0x90))) and (
+    # 0x81 … 0x8f begin a msgpack map of 1 … 15 entries.
+    return 0x81 <= int.from_bytes(start[:1]) <= 0x8F and (
         b"version" in start or b"optimizer" in start or b"target" in start
     )
 
 
-def _index_opener(place: str):
+def _index_opener(place: str) -> Opener | None:
     if place.startswith(remote.GS):
         found = remote.opener_of(f"{place.rstrip('/')}/{INDEX}")
         return found or remote.opener_of(place)
@@ -93,19 +95,14 @@ def open_t5x(path: str) -> OpenT5:
             )
     content = msgpack_files.read_tree(opener, place)
     root = _root(content, place)
-    leaves = {
-        name: _leaf(place, leaf) for name, leaf in _flatten(root["target"]).items()
-    }
-    state = {
-        name: _leaf(place, leaf)
-        for name, leaf in _flatten(root.get("state") or {}).items()
-    }
-    step = state.pop("step", 0)
+    leaves = _leaves(place, root["target"])
+    state = _leaves(place, root.get("state") or {})
+    step = _step(state.pop("step", 0), place)
     kind = "T5X directory" if _is_folder(place) else "T5X single file"
     opened = from_t5x_names(require_weights(leaves, place), kind, place)
     return dataclasses.replace(
         opened,
-        step=int(step.read() if isinstance(step, Lazy) else step),
+        step=step,
         optimiser=state,
         lines=opened.lines + list(_state_lines(state)),
     )
@@ -117,15 +114,13 @@ def _root(content: Any, place: str) -> Mapping[str, Any]:
         raise UserError(
             f"{place} holds {_kind_of(content)}, not the tree of a T5X checkpoint"
         )
-    for name in ("optimizer", "_optimizer"):
-        content = content.get(name, content)
-    if not isinstance(content, Mapping) or not isinstance(
-        content.get("target"), Mapping
-    ):
-        raise UserError(
-            f"{place} is msgpack, but no T5X checkpoint: it has no optimizer/target"
-        )
-    return content
+    below = (content.get(name) for name in ("optimizer", "_optimizer"))
+    for root in (*below, content):
+        if isinstance(root, Mapping) and isinstance(root.get("target"), Mapping):
+            return root
+    raise UserError(
+        f"{place} is msgpack, but no T5X checkpoint: it has no optimizer/target"
+    )
 
 
 def _kind_of(value: Any) -> str:
@@ -162,6 +157,21 @@ def _flatten(tree: Mapping[str, Any], below: str = "") -> dict[str, Any]:
         else:
             flat[f"{below}{key}"] = value
     return flat
+
+
+def _step(leaf: Any, place: str) -> int:
+    try:
+        return int(leaf.read() if isinstance(leaf, Lazy) else leaf)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place}: its step is no number ({error})") from error
+
+
+def _leaves(root: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """{path: leaf} of one part of an index, each zarr array opened; many at once, since
+    a bucket takes a moment for each."""
+    flat = _flatten(tree)
+    with ThreadPoolExecutor(16) as pool:
+        return dict(zip(flat, pool.map(partial(_leaf, root), flat.values())))
 
 
 def _leaf(root: str, leaf: Any) -> Any:
@@ -281,7 +291,7 @@ def _write_leaf(folder: Path, path: str, leaf: Any) -> Any:
     try:
         opened.write(array).result()
     except (ValueError, RuntimeError) as error:
-        raise OSError(f"{name}: {error}") from error
+        raise OSError(remote.short(error)) from error
     return spec
 
 

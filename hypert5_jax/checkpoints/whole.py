@@ -18,7 +18,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
       UserError: it cannot be written.
     """
-    target = Path(path)
+    target = _local(path)
     temporary = target.with_name(target.name + PARTIAL)
     with _telling(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
       UserError: it cannot be written.
     """
-    target = Path(os.path.abspath(path))
+    target = _local(path)
     temporary = target.with_name(target.name + PARTIAL)
     old = target.with_name(target.name + ".replaced")
     with _telling(target):
@@ -69,12 +69,7 @@ def require_free(
     Raises:
       UserError: something is there, or something other than an earlier output.
     """
-    target = Path(path)
-    if "://" in path:
-        raise UserError(
-            f"--output is {path}: outputs are written to this machine only; name a "
-            "local path and copy it (gcloud storage cp -r)"
-        )
+    target = _local(path)
     if not target.exists():
         return
     if target.is_dir() != (known is not None):
@@ -98,6 +93,16 @@ def require_free(
                 f"({', '.join(strange[:5])}), so --overwrite does not delete it; choose "
                 "another --output"
             )
+
+
+def _local(path: str | os.PathLike) -> Path:
+    text = os.fspath(path)
+    if "://" in text:
+        raise UserError(
+            f"{text}: outputs are written to this machine only; name a local path and "
+            "copy it (gcloud storage cp -r)"
+        )
+    return Path(os.path.abspath(text))
 
 
 @contextlib.contextmanager

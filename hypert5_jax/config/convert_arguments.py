@@ -72,11 +72,18 @@ def parse(argv: Sequence[str], description: str) -> Conversion:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--input", required=True, metavar="PATH")
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, folder, run or file, or the name of a public T5",
+    )
     parser.add_argument(
         "--to", required=True, metavar="FORMAT", help="|".join(T5_FORMATS + PHI_FORMATS)
     )
-    parser.add_argument("--output", required=True, metavar="PATH")
+    parser.add_argument(
+        "--output", required=True, metavar="PATH", help="a folder or file to be made"
+    )
     parser.add_argument(
         "--base", default="", metavar="PATH", help="the T5 that a φ belongs to"
     )

@@ -60,10 +60,10 @@ def convert_t5(
 
 def _require_apart(conversion: Conversion) -> None:
     source, target = (Path(p).resolve() for p in (conversion.input, conversion.output))
-    if source == target or source in target.parents or target in source.parents:
+    if target in (source, *source.parents):
         raise UserError(
-            f"--output={conversion.output} and --input={conversion.input} lie one in "
-            "the other; choose another --output"
+            f"--output={conversion.output} would replace --input={conversion.input}; "
+            "choose another --output"
         )
 
 

@@ -182,6 +182,8 @@ def test_bad_input_is_one_message_and_nothing_is_written(tmp_path, capsys):
     text = here / "notes.txt"
     text.write_text("words")
     (here / "empty").mkdir()
+    within = here / "model_dir"
+    t5x_directory(within / "checkpoint_5")
     adapter = here / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
@@ -196,7 +198,8 @@ def test_bad_input_is_one_message_and_nothing_is_written(tmp_path, capsys):
         hf_folder(here / "nan", nan): "holds NaN or infinity as float32",
         hf_folder(here / "v1.0", feed_forward_proj="relu"): "T5 v1.0",
         text: "neither a T5X checkpoint nor",
-        here / "empty": "no checkpoint at",
+        here / "empty": "no T5 in the folder",
+        within: "holds checkpoints of T5X; name one of them: checkpoint_5",
         here / "none": "nothing at",
         adapter: "an adapter of peft",
         "google/t5-large-lm-adapt": "hf download",
@@ -219,7 +222,11 @@ def test_wrong_arguments_are_refused(tmp_path, capsys):
         arguments(source, "huggingface", out, "--keep_optimiser"),
         "only T5X's formats",
     )
-    refused(capsys, arguments(source, "t5x", source / "x"), "lie one in the other")
+    refused(
+        capsys,
+        arguments(source, "huggingface", source, "--overwrite"),
+        "would replace --input",
+    )
     refused(capsys, arguments(source, "t5x", out, "--base=x"), "--base=x is for a φ")
     assert run(*arguments(source, "t5x", "gs://bucket/out")) == 2
     assert "local path" in capsys.readouterr().err

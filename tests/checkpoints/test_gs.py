@@ -65,6 +65,7 @@ def loads(address: str, *paths: str) -> list[str]:
         **os.environ,
         "TENSORSTORE_GCS_HTTP_URL": address,
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
+        "NO_PROXY": "127.0.0.1",
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *paths],

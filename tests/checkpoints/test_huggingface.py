@@ -110,8 +110,20 @@ def test_copies_and_dead_tables_of_released_t5s_are_accounted_for(tmp_path):
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_tied_or_scaled_output_layer_is_made_new(tmp_path, form, scaled, tied):
     weights = {n: x for n, x in WEIGHTS.items() if not (tied and n == "lm_head.weight")}
-    folder = hf_folder(tmp_path / "hf", weights, form, scale_decoder_outputs=scaled)
+    folder = hf_folder(
+        tmp_path / "hf",
+        weights,
+        form,
+        scale_decoder_outputs=scaled,
+        tie_word_embeddings=tied,
+    )
     params, _ = load_any_t5(str(folder))
+    (line,) = [
+        line
+        for line in huggingface.open_huggingface(str(folder)).lines
+        if line.target == "decoder/logits_dense/kernel"
+    ]
+    assert (line.outcome == "made new") == (tied or scaled)
     expected = WEIGHTS["shared.weight" if tied else "lm_head.weight"].T
     if scaled:
         expected = expected * TINY.emb_dim**-0.5
@@ -133,6 +145,7 @@ def test_a_tied_or_scaled_output_layer_is_made_new(tmp_path, form, scaled, tied)
         ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon"),
         ({"d_model": "wide"}, "config.json is damaged"),
         ({"d_model": 0}, "emb_dim=0"),
+        ({"num_layers": 10**9}, "more than 1000 layers"),
         ({"num_layers": 3}, "encoder.block.2.* is missing"),
         ({"num_layers": 1}, "has no place"),
         ({"d_ff": 41}, r"wi_0.weight is \(40, 24\), expected \(41, 24\)"),
@@ -199,3 +212,15 @@ def test_a_run_starts_from_a_hugging_face_folder(tmp_path):
             InitialConfig(checkpoint_path=str(folder)),
             seed=0,
         )
+
+
+def test_an_output_layer_that_is_missing_is_a_gap_unless_it_is_tied(tmp_path):
+    weights = {name: x for name, x in WEIGHTS.items() if name != "lm_head.weight"}
+    for name, settings in (("t5", {}), ("mt5", {"tie_word_embeddings": None})):
+        folder = hf_folder(tmp_path / name, weights, model_type=name, **settings)
+        with pytest.raises(UserError, match="lm_head.weight is missing"):
+            load_any_t5(str(folder))
+    wide = {**weights, "lm_head.weight": np.ones((98, 24), np.float32)}
+    folder = hf_folder(tmp_path / "wide", wide, scale_decoder_outputs=True)
+    with pytest.raises(UserError, match="expected .24, 97."):
+        load_any_t5(str(folder))

@@ -91,3 +91,12 @@ def test_a_missing_and_a_truncated_checkpoint_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match="not a whole msgpack file: cut short"):
         t5x.load_t5(str(path))
+
+
+def test_a_bucket_is_not_written_to_and_no_folder_of_its_name_is_made(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="to this machine only"):
+        t5x.save_t5("gs://bucket/t5", {"a": np.ones(2)})
+    assert not list(tmp_path.iterdir())
