@@ -14,9 +14,10 @@ from typing import Any
 from etils import epath
 
 from hypert5_jax.checkpoints.whole_files import write_whole
+from hypert5_jax.core import field_types
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.rows import RowFormat
-from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
+from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary, fingerprint
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
@@ -94,19 +95,38 @@ def read(folder: epath.Path) -> Description:
             f"{VERSION}; update hypert5_jax"
         )
     try:
-        return Description(
+        description = Description(
             system=_system(content["system"]),
             row=RowFormat(**content["row_format"]),
             vocabulary=Vocabulary.from_json(content["vocabulary"], folder),
             frozen_dtype=content["frozen_dtype"],
             base_model=content.get("base_model", ""),
-            stored=content.get("stored", {}),
+            stored=dict(content.get("stored", {})),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        field_types.check(description)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{file} is not what this release writes ({error}); update hypert5_jax, or "
             "undo what was edited"
         ) from error
+    _check_model(description.vocabulary, folder / MODEL_FILE)
+    return description
+
+
+def _check_model(vocabulary: Vocabulary, file: epath.Path) -> None:
+    """Refuses a folder whose SentencePiece model is missing or another one."""
+    if vocabulary.kind != "sentencepiece":
+        return
+    if not file.exists():
+        raise UserError(f"{file} is missing: the folder is half a model; copy it whole")
+    digest = fingerprint(vocabulary.kind, file.read_bytes(), vocabulary.extra_ids)
+    if digest != vocabulary.fingerprint:
+        raise UserError(
+            f"{file} is not the vocabulary that the model was trained with; copy the "
+            "folder again, or take the file from where its data were prepared"
+        )
 
 
 def _system(fields: Mapping[str, Any]) -> System:
