@@ -23,7 +23,7 @@ from hypert5_jax.t5.config import SIZES
 
 Say = Callable[[str], None]
 PHI_FILE, RUNTIME, README = "phi.safetensors", "hf_runtime.py", "README.md"
-# Beginnings of the names that each format's folder holds.
+# Beginnings of the names that each format's folder holds; φ is a file.
 _WRITES = {
     "peft": (peft_adapter.CONFIG, peft_adapter.WEIGHTS),
     "hf-runtime": (PHI_FILE, RUNTIME, README),
@@ -40,9 +40,7 @@ def convert_phi(conversion: Conversion, say: Say = print) -> None:
         be written. Then nothing is.
     """
     _check_arguments(conversion)
-    require_free(
-        conversion.output, conversion.overwrite, _WRITES.get(conversion.to, ())
-    )
+    require_free(conversion.output, conversion.overwrite, _WRITES.get(conversion.to))
     base = None
     if conversion.base:
         base = open_any_t5(conversion.base, read_pytorch)

@@ -228,3 +228,9 @@ def test_an_output_that_is_there_is_not_replaced_unasked(home, tmp_path, capsys)
     (out / "mine.txt").write_text("kept")
     assert call(home, "lora.safetensors", "peft", out, "--overwrite") == 2
     assert (out / "mine.txt").read_text() == "kept"
+    file = tmp_path / "phi.safetensors"
+    base = f"--base={home / 't5'}"
+    source, _ = arrays_of(home / "lora.safetensors")
+    for more, code in (((), 0), ((), 2), (("--overwrite",), 0)):
+        assert call(home, "lora.safetensors", "phi", file, base, *more) == code
+        assert arrays_of(file)[0].keys() == source.keys()
