@@ -36,7 +36,10 @@ def require_start(run: TrainRun, made_before: Collection[str] = ()) -> None:
             initial.adaptation_path,
         ),
     ):
-        if path is None or root is None or _made(path, made_before) or _exists(path):
+        if path is None or root is None or _made(path, made_before):
+            continue
+        phi_file = path == initial.adaptation and absolute(path).is_file()
+        if phi_file or _exists(path):
             continue
         raise UserError(
             f"no checkpoint at {path}, which {recipe.name or run.model_dir} starts from "

@@ -30,8 +30,9 @@ class Starts:
     """Trained runs whose φ a sweep starts from; only those it needs must be given.
 
     Attributes:
-      shared_prefix: a T5-MTF (Prefix): its embeddings and MLP, or the prefix they make.
-      shared_lora: a T5-MTF (LoRA).
+      shared_prefix: a T5-MTF (Prefix): its embeddings and MLP, or the prefix they make;
+        or, for Prefix-Flat, a φ file.
+      shared_lora: a T5-MTF (LoRA), or a φ file.
       hyper_prefix: a HyperT5-Prefix, which writes the start of Prefix-Flat.
       hyper_prefix_mlp: a HyperT5-Prefix-MLP, whose decoder writes the embeddings and
         whose heads are the MLP.

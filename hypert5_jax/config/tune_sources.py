@@ -1,4 +1,5 @@
-"""Where the φ of a sweep's runs come from: chance, a shared φ, or a hypermodel.
+"""Where the φ of a sweep's runs come from: chance, a shared φ (of a run, or a φ file), or
+a hypermodel.
 
 The runs that `Starts` names are checked before anything is trained: what they trained,
 its sizes, and the T5 beside them. What they score by themselves is judged as
@@ -16,6 +17,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from hypert5_jax.checkpoints import manifest, store
+from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.config.tune_data import TuneTask
@@ -25,8 +27,10 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation import protocols
 from hypert5_jax.hyper import learned
 from hypert5_jax.hyper.system import System
+from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.inference.answering import Answerer
 from hypert5_jax.parallel.mesh import batch_ways
+from hypert5_jax.phi.files import load_phi
 from hypert5_jax.training.initial import Beside, held_as, load_adaptation
 from hypert5_jax.training.state import InitialParams
 
@@ -108,6 +112,8 @@ def _open(run: TuneRun, name: str, vocabulary: str) -> Source:
             f"Starts.{name} is not set, but {' and '.join(users)} start from it; "
             f"{advice}, or leave that out of TuneRun.starts"
         )
+    if absolute(path).is_file():
+        return _open_phi_file(run, name, path)
     try:
         place = store.newest(path)
     except UserError as error:
@@ -131,6 +137,36 @@ def _open(run: TuneRun, name: str, vocabulary: str) -> Source:
     mark = hashlib.sha256((place / manifest.NAME).read_bytes()).hexdigest()
     beside = Beside.of_frozen(path, str(place), about)
     return Source(name, path, system, mark, beside)
+
+
+def _open_phi_file(run: TuneRun, name: str, path: str) -> Source:
+    """A φ file in place of the run that learned it; peft adapters are made one by
+    `python -m hypert5_jax.convert --to=phi`."""
+    (adaptation, source, _), _ = _WANTED[name]
+    if source != "learned":
+        raise UserError(
+            f"Starts.{name}: {path} is a file; expected a run that trained a "
+            "hypermodel, which writes a φ for each task"
+        )
+    _, header = load_phi(path, run.downstream.sites)
+    wanted = run.prefix if adaptation == "prefix" else run.lora
+    if header.spec != wanted:
+        raise UserError(
+            f"Starts.{name}: φ in {path} is {header.spec}, this sweep has {wanted}: give "
+            "both the same"
+        )
+    variant = Variant(
+        adaptation=adaptation,
+        source=source,
+        trainable=("phi",),
+        context="none",
+        prefix=run.prefix,
+        lora=run.lora,
+    )
+    mark = hashlib.sha256(absolute(path).read_bytes()).hexdigest()
+    system = System(run.downstream, variant)
+    # Which T5 it was made for is compared when it is loaded.
+    return Source(name, path, system, mark, None)
 
 
 def _trained_system(config: str, name: str, path: str, advice: str) -> System:

@@ -8,10 +8,13 @@ import jax
 import numpy as np
 
 from hypert5_jax.checkpoints import any_t5, store
+from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.checkpoints.public_t5 import resolve
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.hyper import learned
 from hypert5_jax.hyper.system import System, check_same_shapes
+from hypert5_jax.phi.files import load_phi
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.t5.head_start import head_start
 from hypert5_jax.t5.stacking import stack_layers
@@ -32,7 +35,8 @@ class InitialConfig:
         a public one); or a Hugging Face folder. A hypermodel starts as the same T5,
         except for what is new in it.
       adaptation_path: a run that trained a hypermodel or a φ for that downstream T5, to
-        start from with a fresh optimiser (multi-task tuning after hyperpretraining).
+        start from with a fresh optimiser (multi-task tuning after hyperpretraining); or
+        a φ file, which a directly learned φ starts as.
       adaptation_step: which of that run's checkpoints, by its number of steps; the
         newest by default. 0 is the hypermodel or φ before its first step: a new one.
       allow_random: without a checkpoint_path, start the downstream T5 at random instead
@@ -200,13 +204,15 @@ def load_adaptation(
 
     Args:
       system: that the run trained.
-      path: the run, or one of its checkpoints.
+      path: the run, one of its checkpoints, or a φ file.
       vocabulary: as for `initial_params`.
 
     Raises:
       UserError: as there.
     """
     (name,) = (group for group in system.groups if group != "downstream")
+    if absolute(path).is_file():
+        return name, *_from_phi_file(system, path)
     saved, about = _load(path, vocabulary)
     group = _in_memory(
         _group(saved, name, path, "adaptation_path"),
@@ -214,6 +220,20 @@ def load_adaptation(
     )
     check_same_shapes(system.abstract_params()[name], group, f"the {name} in {path}")
     return name, group, _beside(path, saved, about)
+
+
+def _from_phi_file(system: System, path: str) -> tuple[Tree, Beside]:
+    """The parameters that stand for the φ in a file, and the T5 it was made for."""
+    phi, header = load_phi(path, system.downstream.sites)
+    if system.variant.source != "learned":
+        raise UserError(
+            f"{path} is a φ file, and this variant has source="
+            f"{system.variant.source!r}: only a learned φ can start as one. Start a "
+            "hypermodel from a run that trained it"
+        )
+    group = learned.from_phi(phi, system.downstream, system.variant)
+    made_for = "the T5 that this φ was made for"
+    return group, Beside(path, path, made_for, header.base_model)
 
 
 def _beside(path: str, saved: dict[str, Tree], about: dict) -> Beside:

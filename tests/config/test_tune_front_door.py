@@ -1,5 +1,6 @@
 """python -m hypert5_jax.tune: where runs start, what a stopped sweep does, mistakes."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -8,14 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from hypert5_jax import evaluate, tune
+from hypert5_jax import convert, evaluate, tune
 from hypert5_jax.config import cli, gin_files, tune_sources
 from hypert5_jax.config.tune_data import TuneTask
 from hypert5_jax.config.tune_run import METHODS, STARTS, TuneRun
 from hypert5_jax.data.prepared import open_mixture
 from hypert5_jax.evaluation.appended import AppendedLines
+from hypert5_jax.phi.files import load_phi, save_phi
+from hypert5_jax.phi.spec import LoRASpec, phi_shapes
 from tests.config import tune_world
 from tests.killed import kill_when
+from tests.models import random_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,6 +139,41 @@ def test_a_start_that_is_not_its_source_is_refused(home, tmp_path, monkeypatch, 
         said,
     ), said
     assert not (tmp_path / "out" / "cells.jsonl").read_text()
+
+
+def test_a_phi_file_starts_what_the_run_that_learned_it_starts(home, lines, tmp_path):
+    source, file = home / "shared_lora", tmp_path / "phi.safetensors"
+    argv = [f"--input={source}", "--to=phi", f"--output={file}", f"--base={home}/base"]
+    assert cli.exit_code(convert.main, argv) == 0
+    out = tmp_path / "out"
+    more = ("METHODS=('LoRA',)", "STARTS=('Shared',)", f"Starts.shared_lora={file}")
+    assert run(home, out, *more) == 0
+    expected = [x for x in without_time(lines) if key(x)[:2] == ("LoRA", "Shared")]
+    assert without_time(read(out)) == expected
+
+
+def test_a_phi_file_that_cannot_start_a_sweep_is_refused(home, tmp_path, capsys):
+    phi, header = load_phi_of(home, tmp_path)
+    for name, changed, setting, said in (
+        ("size", {"spec": LoRASpec(4)}, "shared_lora", "this sweep has LoRASpec"),
+        ("t5", {"base_model": "a" * 64}, "shared_lora", "beside another downstream T5"),
+        ("hyper", {}, "hyper_lora", "expected a run that trained a hypermodel"),
+    ):
+        other = dataclasses.replace(header, **changed)
+        arrays = random_tree(phi_shapes(other.spec, other.sites, 1), 0)
+        path = tmp_path / name
+        save_phi(str(path), phi if not changed else arrays, other)
+        start = "Hyper" if setting == "hyper_lora" else "Shared"
+        more = ("METHODS=('LoRA',)", f"STARTS=('{start}',)", f"Starts.{setting}={path}")
+        assert run(home, tmp_path / f"out-{name}", *more) == 2
+        assert said in capsys.readouterr().err
+
+
+def load_phi_of(home, tmp_path):
+    path = tmp_path / "phi.safetensors"
+    argv = [f"--input={home}/shared_lora", "--to=phi", f"--output={path}"]
+    assert cli.exit_code(convert.main, [*argv, f"--base={home}/base"]) == 0
+    return load_phi(str(path))
 
 
 def task_of(home, name="t0"):

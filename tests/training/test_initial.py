@@ -1,14 +1,24 @@
 """A base T5's head start is what its settings say, and nothing without them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.hyper import learned
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
-from hypert5_jax.training.initial import InitialConfig, initial_params
-from tests.models import TINY
+from hypert5_jax.phi import types
+from hypert5_jax.phi.files import PhiHeader, save_phi
+from hypert5_jax.phi.spec import LoRASpec, phi_shapes
+from hypert5_jax.training.initial import (
+    InitialConfig,
+    initial_params,
+    load_adaptation,
+)
+from tests.models import TINY, random_tree
 
 SYSTEM = System(
     TINY, Variant("none", "none", trainable=("downstream",), context="none")
@@ -38,3 +48,25 @@ def test_a_head_start_ties_the_output_to_the_embeddings_and_looks_one_word_back(
 def test_a_head_start_of_a_given_t5_is_refused():
     with pytest.raises(UserError, match="neighbour_bias"):
         InitialConfig(checkpoint_path="runs/base", neighbour_bias=4.0)
+
+
+def test_a_learned_phi_starts_as_the_one_in_a_file(tmp_path):
+    spec = LoRASpec(2, alpha=4.0, maps=("query", "out"))
+    phi = random_tree(phi_shapes(spec, TINY.sites, 1), 0)
+    path = str(tmp_path / "phi")
+    save_phi(path, phi, PhiHeader(spec, TINY.sites, "a" * 64, "a test"))
+    variant = Variant("lora", "learned", trainable=("phi",), context="none", lora=spec)
+    name, group, beside = load_adaptation(System(TINY, variant), path)
+    found = dict(types.named_arrays(learned.phi_of(group, TINY, variant)))
+    expected = dict(types.named_arrays(phi))
+    assert name == "phi" and found.keys() == expected.keys()
+    for part, array in expected.items():
+        np.testing.assert_allclose(found[part], array, rtol=1e-6)
+    beside.require("here", ["a" * 64])
+    with pytest.raises(UserError, match="beside another downstream T5"):
+        beside.require("here", ["b" * 64])
+    wide = dataclasses.replace(variant, lora=LoRASpec(3, maps=spec.maps))
+    with pytest.raises(UserError, match="has shape .*, this variant needs"):
+        load_adaptation(System(TINY, wide), path)
+    with pytest.raises(UserError, match="only a learned φ can start as one"):
+        load_adaptation(System(TINY, Variant("lora", "generated", lora=spec)), path)
