@@ -50,7 +50,7 @@ def settings(
         "tasks": list(run.data.tasks),
         "limit": run.data.limit,
         "rows": dataclasses.asdict(run.data.row_format),
-        "decoding": dataclasses.asdict(run.answers),
+        "decoding": run.answers.described(),
         "predictions": run.predictions,
         "versions": versions(),
     }

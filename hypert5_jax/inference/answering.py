@@ -6,7 +6,6 @@ the mesh's devices by rows.
 """
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System
-from hypert5_jax.inference import decoding
+from hypert5_jax.inference import decoding, sampling
 from hypert5_jax.inference import options as option_scores
 from hypert5_jax.inference.decoding import Decoding
 from hypert5_jax.parallel import feed, rules
@@ -210,8 +209,12 @@ class Answerer:
     ) -> Iterator[tuple[int, list[int]]]:
         """Yields (question's number, ids of the answer up to its EOS, EOS left out)."""
         for group, phi, inputs, active in self._batches(questions, contexts):
+            numbers = np.zeros(self.batch_size, np.int32)
+            numbers[: len(group.places)] = group.places
             with self._on_mesh():
-                said = self._say(self._params, inputs, active, phi)
+                said = self._say(
+                    self._params, inputs, active, self._placed(numbers), phi
+                )
             for row, place in zip(np.asarray(said), group.places):
                 ids = row.tolist()
                 end = ids.index(decoding.EOS) if decoding.EOS in ids else len(ids)
@@ -272,17 +275,15 @@ class Answerer:
         """How many options of each question are scored at a time."""
         return options_at_a_time(options, self.batch_size * length, self._ways)
 
-    def _generate(self, params: Any, inputs: Any, active: Any, phi: Phi | None) -> Any:
+    def _generate(
+        self, params: Any, inputs: Any, active: Any, numbers: Any, phi: Phi | None
+    ) -> Any:
+        """Answers; what is drawn for a question depends on its number, not its batch."""
         config, settings = self.system.downstream, self._settings
-        run = functools.partial(
-            decoding.greedy, max_tokens=settings.max_tokens, phi=phi, active=active
+        keys = sampling.row_keys(settings.seed, numbers)
+        return decoding.decode(
+            config, params["downstream"], inputs, settings, phi, active, keys
         )
-        if settings.beams == 1:
-            return run(config, params["downstream"], inputs)
-        beams = decoding.beam(
-            config, params["downstream"], inputs, settings, phi, active
-        )
-        return beams.tokens[:, 0]
 
     def _placed(self, rows: np.ndarray) -> Any:
         """Rows over the mesh; a single row everywhere."""

@@ -1,11 +1,13 @@
-"""Greedy and beam decoding with a cache, φ applied, stopped by EOS.
+"""Greedy, sampled and beam decoding with a cache, φ applied, stopped by EOS.
 
-Both are pure functions to be compiled by the caller; the number of steps is that of the
+All are pure functions to be compiled by the caller; the number of steps is that of the
 longest answer, not of the longest allowed. φ of batch 1 or G serves b = G * n rows as in
 phi/apply.py: it is never copied, also not for the beams of a row.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from flax import struct
 from jax import Array
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.inference import sampling
 from hypert5_jax.phi.types import Phi
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.t5.network import T5
@@ -26,7 +29,7 @@ _NEVER = -1e9
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How answers are searched for.
+    """How answers are searched for, or drawn.
 
     Attributes:
       max_tokens: most tokens of an answer, EOS included.
@@ -34,19 +37,96 @@ class Decoding:
       alpha: exponent of the length penalty ((5 + tokens) / 6) ** alpha that divides a
         beam's log-probability (Wu et al. 2016; T5X's default 0.6); 0 prefers short
         answers; ignored by greedy decoding.
+      temperature: what logits are divided by before a token is drawn; 0 draws nothing:
+        greedy or beam search.
+      top_k: draw from that many of the likeliest tokens; 0 is all.
+      top_p: draw from the fewest likeliest tokens of that probability; 1 is all.
+      seed: of what is drawn, 0 to 2**32 - 1.
+
+    Raises:
+      UserError: a setting is out of its range, or two say different things.
     """
 
     max_tokens: int = 128
     beams: int = 1
     alpha: float = 0.6
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.beams < 1 or self.alpha < 0:
+        if self.max_tokens < 1 or self.beams < 1 or not 0 <= self.alpha < math.inf:
             raise UserError(
                 f"Decoding(max_tokens={self.max_tokens}, beams={self.beams}, alpha="
                 f"{self.alpha}): expected at least 1 token, 1 beam and an alpha of 0 "
                 "or more"
             )
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(
+                f"Decoding.temperature={self.temperature}: expected 0 (the likeliest "
+                "answer) or a number above it"
+            )
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise UserError(
+                f"Decoding(top_k={self.top_k}, top_p={self.top_p}): expected a top_k of "
+                "0 (all tokens) or more, and 0 < top_p <= 1 (all tokens)"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"Decoding.seed={self.seed}: expected 0 to {2**32 - 1}")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            raise UserError(
+                f"Decoding(top_k={self.top_k}, top_p={self.top_p}) with a temperature "
+                "of 0: nothing is drawn; give a temperature, such as 1.0"
+            )
+        if self.temperature > 0 and self.beams > 1:
+            raise UserError(
+                f"Decoding(temperature={self.temperature}, beams={self.beams}): answers "
+                "are drawn or searched for; leave one of the two out"
+            )
+
+    def described(self) -> dict[str, int | float]:
+        """What these settings come to, for a file of results: what a temperature of 0
+        leaves unused is not among it."""
+        settings = dataclasses.asdict(self)
+        if self.temperature == 0:
+            for name in ("temperature", "top_k", "top_p", "seed"):
+                del settings[name]
+        return settings
+
+
+def decode(
+    config: T5Config,
+    params: Any,
+    inputs: Array,
+    settings: Decoding,
+    phi: Phi | None = None,
+    active: Array | None = None,
+    rng: Array | None = None,
+) -> Array:
+    """Answers as the settings say: greedy, drawn, or the best of the beams.
+
+    Args:
+      config: the downstream T5's.
+      params: its parameters.
+      inputs: int32 [b, k].
+      settings: static for a caller that compiles.
+      phi: of batch 1 or a divisor of b.
+      active: bool [b], False for rows that only fill up the batch; they say nothing.
+      rng: keys [b], one per row (`sampling.row_keys`), for answers that are drawn.
+        Without it, keys of `settings.seed` and the row's place in the batch.
+
+    Returns:
+      int32 [b, max_tokens]: the answers with their EOS, then padding.
+    """
+    if settings.beams > 1:
+        found = beam(config, params, inputs, settings, phi, active)
+        return found.tokens[:, 0]
+    if settings.temperature == 0:
+        return greedy(config, params, inputs, settings.max_tokens, phi, active)
+    if rng is None:
+        rng = sampling.row_keys(settings.seed, jnp.arange(inputs.shape[0]))
+    return sample(config, params, inputs, settings, rng, phi, active)
 
 
 @struct.dataclass
@@ -70,19 +150,47 @@ def greedy(
     phi: Phi | None = None,
     active: Array | None = None,
 ) -> Array:
-    """The likeliest next token, again and again.
+    """The likeliest next token, again and again; arguments and answers of `decode`."""
 
-    Args:
-      config: the downstream T5's.
-      params: its parameters.
-      inputs: int32 [b, k].
-      max_tokens: most tokens of an answer, EOS included.
-      phi: of batch 1 or a divisor of b.
-      active: bool [b], False for rows that only fill up the batch; they say nothing.
+    def likeliest(step: Array, logits: Array) -> Array:
+        return jnp.argmax(logits, -1).astype(jnp.int32)
 
-    Returns:
-      int32 [b, max_tokens]: the answers with their EOS, then padding.
+    return _one_by_one(config, params, inputs, max_tokens, likeliest, phi, active)
+
+
+def sample(
+    config: T5Config,
+    params: Any,
+    inputs: Array,
+    settings: Decoding,
+    rng: Array,
+    phi: Phi | None = None,
+    active: Array | None = None,
+) -> Array:
+    """Tokens drawn one after another; arguments and answers of `decode`.
+
+    What is drawn for a row depends on its key, its input and its φ alone.
     """
+
+    def drawn(step: Array, logits: Array) -> Array:
+        kept = sampling.candidates(
+            logits, settings.temperature, settings.top_k, settings.top_p
+        )
+        return sampling.draw(rng, step, kept)
+
+    return _one_by_one(config, params, inputs, settings.max_tokens, drawn, phi, active)
+
+
+def _one_by_one(
+    config: T5Config,
+    params: Any,
+    inputs: Array,
+    max_tokens: int,
+    choose: Callable[[Array, Array], Array],
+    phi: Phi | None,
+    active: Array | None,
+) -> Array:
+    """Answers whose next tokens are `choose`(step, logits [b, vocab]), int32 [b]."""
     next_logits = _next_logits(config, params, phi)
     cache = _start(config, params, inputs, max_tokens, phi)
     rows = inputs.shape[0]
@@ -96,7 +204,7 @@ def greedy(
     def step(state: Any) -> Any:
         index, tokens, last, done, cache = state
         logits, cache = next_logits(last, cache)
-        chosen = jnp.where(done, PAD, jnp.argmax(logits, -1).astype(jnp.int32))
+        chosen = jnp.where(done, PAD, choose(index, logits))
         tokens = tokens.at[:, index].set(chosen)
         return index + 1, tokens, chosen, done | (chosen == EOS), cache
 
@@ -136,7 +244,7 @@ def beam(
     its worst finished one. A row that finished nothing returns what it has.
 
     Args:
-      config, params, inputs, phi, active: as `greedy`.
+      config, params, inputs, phi, active: as `decode`.
       settings: number of beams, penalty and most tokens.
     """
     rows, beams, length = inputs.shape[0], settings.beams, settings.max_tokens

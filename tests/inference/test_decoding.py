@@ -182,3 +182,32 @@ def test_as_many_beams_as_answers_find_the_best_of_all_answers():
 def test_settings_without_meaning_are_refused(wrong):
     with pytest.raises(UserError, match="Decoding"):
         decoding.Decoding(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"temperature": -0.5}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1.0, "top_k": -1}, "top_k"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p"),
+        ({"temperature": 1.0, "seed": -1}, "seed"),
+        ({"temperature": 1.0, "seed": 2**32}, "seed"),
+        ({"temperature": 1.0, "beams": 2}, "drawn or searched"),
+        ({"top_k": 5}, "nothing is drawn"),
+        ({"top_p": 0.5}, "nothing is drawn"),
+    ],
+    ids=str,
+)
+def test_settings_of_drawing_without_meaning_are_refused(wrong, word):
+    with pytest.raises(UserError, match=word):
+        decoding.Decoding(**wrong)
+
+
+def test_results_tell_of_drawing_only_where_answers_are_drawn():
+    """Results of older runs, which know of no drawing, stay comparable."""
+    searched = {"max_tokens": 7, "beams": 2, "alpha": 0.6}
+    assert decoding.Decoding(7, beams=2).described() == searched
+    drawn = decoding.Decoding(7, temperature=0.5, seed=3).described()
+    assert drawn["temperature"] == 0.5 and drawn["seed"] == 3
