@@ -9,7 +9,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _API = {
-    "Phi": "hypert5_jax.phi.types",
+    "load": "hypert5_jax.adapting.model",
+    "Model": "hypert5_jax.adapting.model",
+    "Phi": "hypert5_jax.phi.task_phi:TaskPhi",
+    "Decoding": "hypert5_jax.inference.decoding",
     "PrefixSpec": "hypert5_jax.phi.spec",
     "LoRASpec": "hypert5_jax.phi.spec",
     "load_phi": "hypert5_jax.phi.files",
@@ -24,7 +27,8 @@ _API = {
 def __getattr__(name: str) -> Any:
     if name not in _API:
         raise AttributeError(f"module 'hypert5_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_API[name]), name)
+    module, _, own_name = _API[name].partition(":")
+    return getattr(importlib.import_module(module), own_name or name)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
+from hypert5_jax.adapting import description
+from hypert5_jax.adapting.description import Description
 from hypert5_jax.config import cli, gin_files, registry
 from hypert5_jax.config.quickstart_cases import Data, numbered_tasks
 from hypert5_jax.config.quickstart_judgement import judge_documents, judge_tasks
@@ -163,7 +166,9 @@ def run_seed(
 
     # The hypermodel: starts as the base, first on documents, then on tasks.
     system = System(run.model, Variant(prefix=run.prefix, head=run.head))
-    begin = around_base(system, base, data["train", "train"].vocabulary, seed)
+    begin = around_base(
+        system, base, data["train", "train"].vocabulary, seed, home / "base"
+    )
     read = stage("hyperpretrain", system, run.hyperpretrain, "caclm", begin)
     if read is None:
         return None
@@ -204,9 +209,12 @@ def train_stage(
     start = [] if notes is None else [notes]
     kept = [repr(system), repr(settings), mixture.vocabulary.fingerprint, *start]
     remember(directory, kept)
+    config = settings.train_config(seed)
+    described = Description(system, row, mixture.vocabulary, config.frozen_dtype)
+    description.write(epath.Path(directory), described)
     result = train(
         system,
-        settings.train_config(seed),
+        config,
         lambda step: stream.batches(
             mixture, row, settings.batch_size, seed, start_step=step
         ),
@@ -237,9 +245,9 @@ def remember(directory: Path, settings: list[str]) -> None:
 
 
 def around_base(
-    system: System, base: dict[str, Any], words: Vocabulary, seed: int
+    system: System, base: dict[str, Any], words: Vocabulary, seed: int, trained_in: Path
 ) -> InitialParams:
-    """A system whose T5 is the base.
+    """A system whose T5 is the base, a stage that was trained in that folder.
 
     The marker <x>, which the base never met, starts as the full stop that stands where
     it stands: "my cat ZUMA . the dog" and "<x> my cat <y> ZUMA <x> the dog".
@@ -252,7 +260,7 @@ def around_base(
     table = table.at[words.x_id].set(table[words.encode(".")[-1]])
     flat["token_embedder/embedding"] = table
     params["hypermodel"] = trees.unflatten(flat)
-    return InitialParams(params, {group: "base" for group in params})
+    return InitialParams(params, {group: str(trained_in.resolve()) for group in params})
 
 
 def learn_phi(

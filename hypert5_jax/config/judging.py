@@ -9,13 +9,13 @@ from hypert5_jax.config.evaluate_run import EvaluateRun
 from hypert5_jax.config.evaluation import Evaluation
 from hypert5_jax.config.evaluation_data import OpenedEvaluation
 from hypert5_jax.config.evaluation_report import report, settings, table_text
-from hypert5_jax.config.trained import hold, trained_params
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation.results import Json, ResultsFolder, write_whole
 from hypert5_jax.inference.answering import Answerer
 from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.state import InitialParams, fingerprints
+from hypert5_jax.training.trained import hold, trained_params
 
 
 def judge(opened: OpenedEvaluation, config_text: str) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
+from hypert5_jax.adapting import description
+from hypert5_jax.adapting.description import Description
 from hypert5_jax.checkpoints import store
 from hypert5_jax.config.data import DataConfig, batches_from
 from hypert5_jax.config.evaluation_data import OpenedEvaluation, open_evaluation
@@ -38,6 +40,7 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
         the first step.
     """
     if is_done(run, config_text):
+        _describe_once(run)
         print(f"{run.model_dir} is done: {run.train.steps} of {run.train.steps} steps")
         return True
     require_start(run)
@@ -62,6 +65,22 @@ def is_done(run: TrainRun, config_text: str) -> bool:
         return True
     results = results_of(run.evaluation)
     return results is not None and results["about"]["config"] == config_text
+
+
+def _describe(run: TrainRun, mixture: PreparedMixture) -> None:
+    """Writes what adapt and generate need to know of the run into its folder."""
+    if jax.process_index() == 0:
+        said = Description(
+            run.system, run.data.row_format, mixture.vocabulary, run.train.frozen_dtype
+        )
+        description.write(epath.Path(run.model_dir), said)
+
+
+def _describe_once(run: TrainRun) -> None:
+    """The same for a run that was done before there was such a description."""
+    if not (epath.Path(run.model_dir) / description.FILE).exists():
+        data = run.data
+        _describe(run, open_data(data, data.mixture, data.split, _vocabulary_rows(run)))
 
 
 def check_prepared(run: TrainRun) -> str:
@@ -102,6 +121,7 @@ def _train(run: TrainRun, config_text: str) -> bool:
     def on_start(state: TrainState, step: int) -> None:
         # Not before: a run that is refused leaves the folder's configuration alone.
         write_whole(model_dir / "config.gin", config_text)
+        _describe(run, mixture)
         print(parameter_table(state), flush=True)
 
     result = train(

@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from hypert5_jax.core.errors import UserError
 
@@ -71,22 +72,30 @@ class Vocabulary:
         return fields | {"x_id": self.x_id, "y_id": self.y_id}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any], directory: Path) -> "Vocabulary":
+    def from_json(
+        cls, fields: dict[str, Any], directory: epath.PathLike
+    ) -> "Vocabulary":
         """Reads what `to_json` wrote; `directory` holds the copy of the model."""
         kept = {k: v for k, v in fields.items() if k not in ("x_id", "y_id")}
-        model = directory / MODEL_FILE
+        model = epath.Path(directory) / MODEL_FILE
         return cls(model_path=str(model) if model.exists() else None, **kept)
 
     @cached_property
     def _processor(self) -> Any:
         import sentencepiece  # only text needs it; training does not
 
-        if self.model_path is None or not Path(self.model_path).exists():
+        if self.model_path is None or not epath.Path(self.model_path).exists():
             raise UserError(
                 f"the vocabulary model {self.model_path} is missing; prepare the "
                 "mixture again, or restore the file from where it was prepared"
             )
-        return sentencepiece.SentencePieceProcessor(model_file=self.model_path)
+        model = epath.Path(self.model_path).read_bytes()
+        if fingerprint(self.kind, model, self.extra_ids) != self.fingerprint:
+            raise UserError(
+                f"{self.model_path} is not the vocabulary these ids were made with; "
+                "restore the file from where it was prepared"
+            )
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
 
     def sentinel_id(self, number: int) -> int:
         """The id of `<extra_id_{number}>`.

@@ -15,6 +15,7 @@ from typing import Any
 
 from etils import epath
 
+from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.core.errors import UserError
 
 Json = dict[str, Any]
@@ -84,21 +85,6 @@ def file_name(task: str) -> str:
     if plain == task and not plain.startswith("."):
         return plain
     return f"{plain.lstrip('.')}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
-
-
-def write_whole(file: epath.Path, text: str) -> None:
-    """Writes a file so that it is whole or absent, also after a kill.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(file.name + ".unfinished")
-        unfinished.write_text(text)
-        unfinished.replace(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
 
 
 def _differences(then: Mapping, now: Mapping, at: str = "") -> Iterable[str]:

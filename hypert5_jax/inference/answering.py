@@ -6,7 +6,7 @@ the mesh's devices by rows.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from hypert5_jax.inference import options as option_scores
 from hypert5_jax.inference.decoding import Decoding
 from hypert5_jax.parallel import feed, rules
 from hypert5_jax.parallel.mesh import batch_ways
+from hypert5_jax.phi import combine, types
 from hypert5_jax.phi.types import Phi
 from hypert5_jax.t5.stacks import DecoderCache
 
@@ -38,7 +39,7 @@ class Question:
     Attributes:
       inputs: ids for the downstream encoder.
       options: id lists to choose from; empty where text is to be generated.
-      context: number of its context.
+      context: number of its context, or of its φ.
     """
 
     inputs: Ids
@@ -165,20 +166,27 @@ class Answerer:
         self._say = jax.jit(self._generate)
 
     def rank(
-        self, questions: Sequence[Question], contexts: Sequence[Ids], rule: str
+        self,
+        questions: Sequence[Question],
+        contexts: Sequence[Ids] | Phi,
+        rule: str,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Choice]]:
         """Yields (question's number, choice), batch by batch.
 
         Args:
           questions: with options.
-          contexts: one, whose φ serves all questions; or as many as questions name.
+          contexts: one, whose φ serves all questions; or as many as questions name; or
+            φ that is there already, of a batch likewise (empty: no φ at all).
           rule: see options.RANKINGS.
+          done: numbers of questions that need no answer; batches of nothing else are
+            passed over, so that the others stay as they were.
         """
         most = max(len(q.options) for q in questions)
         longest = max((len(o) for q in questions for o in q.options), default=1)
         length = bucket(longest, self._lengths[2], least=4)
         chunk = self._chunk(most, length)
-        for group, phi, inputs, _ in self._batches(questions, contexts):
+        for group, phi, inputs, _ in self._batches(questions, contexts, done):
             with self._on_mesh():
                 cache = _read(
                     self.system.downstream,
@@ -205,10 +213,17 @@ class Answerer:
                 yield place, Choice(int(best[row]), kept)
 
     def generate(
-        self, questions: Sequence[Question], contexts: Sequence[Ids]
+        self,
+        questions: Sequence[Question],
+        contexts: Sequence[Ids] | Phi,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, list[int]]]:
-        """Yields (question's number, ids of the answer up to its EOS, EOS left out)."""
-        for group, phi, inputs, active in self._batches(questions, contexts):
+        """Yields (question's number, ids of the answer up to its EOS, EOS left out).
+
+        Args:
+          questions, contexts, done: as `rank`; options are not read.
+        """
+        for group, phi, inputs, active in self._batches(questions, contexts, done):
             numbers = np.zeros(self.batch_size, np.int32)
             numbers[: len(group.places)] = group.places
             with self._on_mesh():
@@ -237,21 +252,42 @@ class Answerer:
             return self._embeddings(self._params, self._placed(ids))
 
     def _batches(
-        self, questions: Sequence[Question], contexts: Sequence[Ids]
+        self,
+        questions: Sequence[Question],
+        contexts: Sequence[Ids] | Phi,
+        done: Collection[int],
     ) -> Iterator[tuple[Group, Phi | None, Any, Any]]:
         """(group, φ, inputs [b, k], active [b]) of every batch."""
-        shared = len(contexts) == 1 or self.system.variant.source != "generated"
-        phi = self.make_phi(contexts[:1]) if shared else None
+        phi: Phi | None
+        if isinstance(contexts, Phi):
+            shared = not jax.tree.leaves(contexts) or types.batch_size(contexts) == 1
+            phi = contexts
+        else:
+            shared = len(contexts) == 1 or self.system.variant.source != "generated"
+            phi = self.make_phi(contexts[:1]) if shared else None
         lengths = [len(question.inputs) for question in questions]
         for group in grouped(lengths, self.batch_size, self._lengths[1]):
+            if all(place in done for place in group.places):
+                continue
             chosen = [questions[place] for place in group.places]
             inputs = padded([q.inputs for q in chosen], group.length, self.batch_size)
             active = np.arange(self.batch_size) < len(chosen)
             if not shared:
-                own = [contexts[q.context] for q in chosen]
-                own += [[]] * (self.batch_size - len(own))
-                phi = self.make_phi(own)
+                phi = self._own_phi(chosen, contexts)
             yield group, phi, self._placed(inputs), self._placed(active)
+
+    def _own_phi(
+        self, chosen: Sequence[Question], contexts: Sequence[Ids] | Phi
+    ) -> Phi | None:
+        """A φ for every row of a batch; rows that only fill it up have any."""
+        missing = self.batch_size - len(chosen)
+        if isinstance(contexts, Phi):
+            rows = [q.context for q in chosen] + [0] * missing
+            own = combine.take(contexts, rows)
+            if self._mesh is None:
+                return own
+            return jax.device_put(own, rules.replicated(self._mesh))
+        return self.make_phi([contexts[q.context] for q in chosen] + [[]] * missing)
 
     def _score_chunk(
         self,

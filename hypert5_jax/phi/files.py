@@ -18,7 +18,15 @@ from safetensors.flax import save
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import types
-from hypert5_jax.phi.spec import LoRASpec, PrefixSpec, Site, Spec, phi_shapes
+from hypert5_jax.phi.spec import (
+    DECODER_CROSS,
+    LoRASpec,
+    PrefixSpec,
+    Site,
+    Spec,
+    phi_shapes,
+    share_decoder_prefix,
+)
 
 FORMAT = "hypert5_jax.phi"
 VERSION = 1
@@ -50,9 +58,12 @@ def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
     """Writes φ, whole or not at all.
 
     Raises:
-      UserError: φ's shapes are not those of the header, or a value is not finite.
+      UserError: φ's shapes are not those of the header, a value is not finite, or the
+        file cannot be written.
     """
     arrays = {name: jnp.asarray(array) for name, array in types.named_arrays(phi)}
+    if _shared(header.spec):
+        arrays = {k: v for k, v in arrays.items() if not k.startswith(DECODER_CROSS)}
     _check_shapes(arrays, header, types.batch_size(phi), str(path))
     for name, array in arrays.items():
         if not bool(jnp.isfinite(array).all()):
@@ -69,10 +80,13 @@ def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
         "origin": header.origin,
     }
     target = epath.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".partial")
-    temporary.write_bytes(save(arrays, metadata=text))
-    temporary.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".partial")
+        temporary.write_bytes(save(arrays, metadata=text))
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def load_phi(
@@ -100,20 +114,45 @@ def load_phi(
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from error
     header = _parse_header(text, path)
-    if sites is not None:
-        _check_sites(header, sites, path)
-    if base_model is not None and base_model != header.base_model:
-        raise UserError(
-            f"φ in {path} was made for the T5 with fingerprint "
-            f"{header.base_model[:16]}…, this one has {base_model[:16]}…: same sizes, "
-            "other weights. Adapt again with this T5"
-        )
+    check_made_for(header, sites, base_model, f"φ in {path}")
     batch = next(iter(arrays.values())).shape[1] if arrays else 1
     _check_shapes(arrays, header, batch, path)
     for name, array in arrays.items():
         if not np.isfinite(np.asarray(array, np.float32)).all():
             raise UserError(f"{path}: {name} holds NaN or infinity")
-    return types.from_named_arrays(arrays), header
+    phi = types.from_named_arrays(arrays)
+    return (share_decoder_prefix(phi) if _shared(header.spec) else phi), header
+
+
+def check_made_for(
+    header: PhiHeader,
+    sites: Mapping[str, Site] | None,
+    base_model: str | None,
+    what: str = "this φ",
+) -> None:
+    """Refuses a φ that was made for another T5; what is None is not compared.
+
+    Args:
+      header: what φ says of itself.
+      sites, base_model: of the T5 it is to adapt.
+      what: names it in the message.
+
+    Raises:
+      UserError: other sizes, with both; or other weights, with both fingerprints.
+    """
+    if sites is not None:
+        _check_sites(header, sites, what)
+    if base_model is not None and base_model != header.base_model:
+        raise UserError(
+            f"{what} was made for the T5 with fingerprint {header.base_model[:16]}…, "
+            f"this one has {base_model[:16]}…: same sizes, other weights. Adapt again "
+            "with this T5"
+        )
+
+
+def _shared(spec: Spec) -> bool:
+    """Whether cross-attention has the decoder's own prefix, which is stored once."""
+    return isinstance(spec, PrefixSpec) and spec.cross_attention == "share_decoder"
 
 
 def _parse_header(text: Mapping[str, str], path: str) -> PhiHeader:
@@ -138,14 +177,14 @@ def _parse_header(text: Mapping[str, str], path: str) -> PhiHeader:
         raise UserError(f"{path}: damaged φ header: {error!r}") from error
 
 
-def _check_sites(header: PhiHeader, sites: Mapping[str, Site], path: str) -> None:
+def _check_sites(header: PhiHeader, sites: Mapping[str, Site], what: str) -> None:
     for name in header.spec.sites:
         made_for, given = header.sites[name], sites.get(name)
         if made_for == given:
             continue
         raise UserError(
-            f"φ in {path} was made for a T5 whose {name} has {_sizes(made_for)}; this "
-            f"T5 has {_sizes(given)}. Use a φ made for this T5"
+            f"{what} was made for a T5 whose {name} has {_sizes(made_for)}; this T5 has "
+            f"{_sizes(given)}. Use a φ made for this T5"
         )
 
 
