@@ -10,6 +10,7 @@ left to a proxy. SIGTERM finishes what runs, then ends. See docs/serve.md.
 """
 
 import argparse
+import gc
 import os
 import signal
 import time
@@ -55,6 +56,9 @@ def main(argv: Sequence[str]) -> None:
         f"{len(service.bank.names())} tasks in {service.bank.folder}",
         flush=True,
     )
+    # What is here now stays: a collection that walks all of it stops every caller.
+    gc.collect()
+    gc.freeze()
     config = uvicorn.Config(
         create(service, limits),
         host=args.host,
@@ -131,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--adapt_batch_size", type=int, default=4, help="most contexts read together")
     add("--seats", type=int, default=64, help="φ held on the device")
     add("--max_tokens", type=int, help="most of an answer; as in training by default")
-    add("--max_wait_ms", type=float, default=5.0, help="for others to fill a batch")
+    add("--max_wait_ms", type=float, default=1.0, help="for others to fill a batch")
     add("--max_queue", type=int, default=256, help="inputs that may wait; then 429")
     add("--timeout_seconds", type=float, default=60.0, help="for an answer; then 504")
     add("--max_body_bytes", type=int, default=1 << 20, help="of a request; then 413")

@@ -29,7 +29,7 @@ class Patience:
       queue: rows that may wait; what does not fit is refused.
     """
 
-    batch_seconds: float = 0.005
+    batch_seconds: float = 0.001
     request_seconds: float = 60.0
     queue: int = 256
 
