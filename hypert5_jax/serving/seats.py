@@ -75,37 +75,36 @@ class Seats:
         """
         if len(set(wanted)) > self.capacity:
             raise ValueError(f"{len(set(wanted))} φ for {self.capacity} seats")
+        # First of all, so that whoever makes way is none of them.
         for stored in wanted:
             if stored in self._taken:
                 self._taken.move_to_end(stored)
         found: dict[StoredPhi, int | UserError] = {}
         for stored in wanted:
             if stored not in found:
-                found[stored] = self._seat_of(stored, wanted)
+                found[stored] = self._seat_of(stored)
         return Seated(self._phi, [found[stored] for stored in wanted])
 
-    def _seat_of(
-        self, stored: StoredPhi, staying: Sequence[StoredPhi]
-    ) -> int | UserError:
+    def _seat_of(self, stored: StoredPhi) -> int | UserError:
         if stored in self._taken:
             return self._taken[stored]
         try:
             phi = jax.tree.map(jnp.asarray, self._read(stored))
         except UserError as error:
             return error
-        seat = self._free(staying)
+        seat = self._free()
         # A seat is nobody's while it is written.
         self._phi = self._write(self._phi, phi, jnp.int32(seat))
         self._taken[stored] = seat
         self.loads += 1
         return seat
 
-    def _free(self, staying: Sequence[StoredPhi]) -> int:
+    def _free(self) -> int:
         if len(self._taken) < self.capacity:
             return (set(range(self.capacity)) - set(self._taken.values())).pop()
-        oldest = next(stored for stored in self._taken if stored not in staying)
         self.evictions += 1
-        return self._taken.pop(oldest)
+        _, seat = self._taken.popitem(last=False)
+        return seat
 
 
 def _zeros(shapes: Phi) -> Phi:

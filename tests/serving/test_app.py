@@ -245,6 +245,27 @@ def test_a_name_is_taken_until_it_is_to_be_replaced(client, model):
     client.delete("/tasks/taken")
 
 
+def test_a_phi_replaced_while_it_is_waited_for_is_the_new_one_for_all_inputs(
+    client, model, service, monkeypatch
+):
+    phis = [model.adapt(world.examples(number)) for number in (70, 71)]
+    service.bank.put("changing", phis[0].phi, phis[0].header)
+    read, reads = service.engine.seats._read, []
+
+    def late(stored):
+        reads.append(stored)
+        if len(reads) == 1:
+            service.bank.put("changing", phis[1].phi, phis[1].header, replace=True)
+        return read(stored)
+
+    monkeypatch.setattr(service.engine.seats, "_read", late)
+    inputs = ["ab", "cde", "fghi", "jk", "lmn"]
+    said = client.post("/generate", json={"task": "changing", "inputs": inputs})
+    assert said.json()["outputs"] == model.generate(inputs, phis[1])
+    assert len(reads) > 1
+    client.delete("/tasks/changing")
+
+
 def test_only_the_token_opens(service):
     client = TestClient(create(service, Limits(token=TOKEN)))
     wrong = ["", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer é"]

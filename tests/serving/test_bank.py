@@ -104,7 +104,22 @@ def test_a_phi_found_before_it_was_replaced_is_not_read_as_the_new_one(bank):
 
 def test_many_replacements_are_told_apart(bank):
     seen = {bank.put("task", phi(0), header(), replace=True) for _ in range(50)}
-    assert len(seen) == 50
+    assert len({stored.modified for stored in seen}) == 50
+
+
+def test_a_phi_replaced_while_it_is_read_is_not_taken_for_the_old_one(
+    bank, monkeypatch
+):
+    old = bank.put("task", phi(1), header())
+    load = banks.files.load_phi
+
+    def slow(*arguments):
+        bank.put("task", phi(2), header(), replace=True)
+        return load(*arguments)
+
+    monkeypatch.setattr(banks.files, "load_phi", slow)
+    with pytest.raises(banks.Replaced):
+        bank.read(old)
 
 
 def test_phi_of_another_base_other_shapes_or_no_finite_values_is_not_put(bank):
