@@ -139,7 +139,7 @@ def beginning(
     _, _, trained = before.trained(OptimiserConfig(), 1, seed, begin)
     system = Setting(run, data, stage, steps).system()
     vocabulary = data["caclm", "train"].vocabulary
-    return quickstart.around_base(system, trained, vocabulary, seed)
+    return quickstart.around_base(system, trained, vocabulary, seed, "pretrain")
 
 
 def compare(setting: Setting, seeds: list[int], full_precision_steps: int) -> None:

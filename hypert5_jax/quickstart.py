@@ -166,9 +166,8 @@ def run_seed(
 
     # The hypermodel: starts as the base, first on documents, then on tasks.
     system = System(run.model, Variant(prefix=run.prefix, head=run.head))
-    begin = around_base(
-        system, base, data["train", "train"].vocabulary, seed, home / "base"
-    )
+    words = data["train", "train"].vocabulary
+    begin = around_base(system, base, words, seed, str((home / "base").resolve()))
     read = stage("hyperpretrain", system, run.hyperpretrain, "caclm", begin)
     if read is None:
         return None
@@ -245,9 +244,9 @@ def remember(directory: Path, settings: list[str]) -> None:
 
 
 def around_base(
-    system: System, base: dict[str, Any], words: Vocabulary, seed: int, trained_in: Path
+    system: System, base: dict[str, Any], words: Vocabulary, seed: int, origin: str
 ) -> InitialParams:
-    """A system whose T5 is the base, a stage that was trained in that folder.
+    """A system whose T5 is the base, which came from `origin`.
 
     The marker <x>, which the base never met, starts as the full stop that stands where
     it stands: "my cat ZUMA . the dog" and "<x> my cat <y> ZUMA <x> the dog".
@@ -260,7 +259,7 @@ def around_base(
     table = table.at[words.x_id].set(table[words.encode(".")[-1]])
     flat["token_embedder/embedding"] = table
     params["hypermodel"] = trees.unflatten(flat)
-    return InitialParams(params, {group: str(trained_in.resolve()) for group in params})
+    return InitialParams(params, {group: origin for group in params})
 
 
 def learn_phi(

@@ -88,7 +88,10 @@ def read_inputs(path: str) -> list[TextInput]:
     if file.suffix in (".jsonl", ".csv", ".tsv"):
         found = [_input(fields, where) for fields, where in _rows(file)]
     else:
-        found = [TextInput(line) for line in _text(file).splitlines()]
+        lines = _text(file).split("\n")
+        if not lines[-1]:
+            del lines[-1]
+        found = [TextInput(line.removesuffix("\r")) for line in lines]
     if not found:
         raise UserError(f"{path} holds no inputs; expected one a line")
     return found
@@ -207,7 +210,8 @@ def _table(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
                 )
             yield fields, where
     except csv.Error as error:
-        raise UserError(f"{file}:{lines.line_num} is no table row: {error}") from error
+        row = lines.line_num + 1  # the one it could not finish
+        raise UserError(f"{file}:{row} is no table row: {error}") from error
 
 
 def _json_file(file: Path) -> TaskFile:

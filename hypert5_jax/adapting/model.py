@@ -5,7 +5,6 @@ phi = model.adapt([("my cat", "ZUMA"), ("the dog", "FIDA")])
 answers = model.generate(["our cat"], phi)
 """
 
-import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -19,13 +18,10 @@ from hypert5_jax.adapting import examples as texts
 from hypert5_jax.adapting import loading, weights
 from hypert5_jax.adapting.contexts import Contexts, contexts_of
 from hypert5_jax.adapting.description import Description
-from hypert5_jax.adapting.examples import TextExample
+from hypert5_jax.adapting.tokens import SHORTEST, Tokens
 from hypert5_jax.checkpoints import store
 from hypert5_jax.checkpoints.paths import absolute
-from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.data import rows
-from hypert5_jax.data.records import Example
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.hyper.system import System
@@ -36,14 +32,12 @@ from hypert5_jax.inference.options import RANKINGS
 from hypert5_jax.phi import combine as combining
 from hypert5_jax.phi import files, types
 from hypert5_jax.phi.files import PhiHeader
-from hypert5_jax.phi.spec import PrefixSpec, Spec
-from hypert5_jax.phi.task_phi import TaskPhi
+from hypert5_jax.phi.task_phi import TaskPhi, combined, side_by_side
 from hypert5_jax.training.state import fingerprints
 
 Phis = TaskPhi | Sequence[TaskPhi] | None
 # Contexts that go through the hypermodel together.
 _CONTEXTS = 16
-_SHORTEST = 32
 
 
 class Model:
@@ -74,6 +68,7 @@ class Model:
         self.row = row
         self.base_model = base_model
         self.name = name
+        self._tokens = Tokens(vocabulary, row)
         self._make_phi = jax.jit(system.make_phi)
         self._score = jax.jit(functools.partial(scoring.score_targets, system))
         self._answerers: dict[tuple[Decoding, int], Answerer] = {}
@@ -171,7 +166,7 @@ class Model:
             places = range(start, start + len(plan.ids))
             start += len(plan.ids)
             own = [combining.take(phi, [place]) for place in places]
-            found.append(self._task_phi(own, combine, plan, len(task)))
+            found.append(combined(own, self._header(plan, len(task)), combine))
         return found if many else found[0]
 
     def contexts(
@@ -189,8 +184,8 @@ class Model:
             )
         given = [texts.as_example(value, i) for i, value in enumerate(examples)]
         return contexts_of(
-            [self._example(example) for example in given],
-            self.vocabulary.encode(instruction.strip()) if instruction.strip() else [],
+            [self._tokens.shot(example) for example in given],
+            self._tokens.instruction_ids(instruction),
             self.row,
             self.vocabulary,
             combine,
@@ -202,7 +197,7 @@ class Model:
         for start in range(0, len(contexts), _CONTEXTS):
             here = contexts[start : start + _CONTEXTS]
             longest = max(map(len, here))
-            length = bucket(longest, self.row.context_length, _SHORTEST)
+            length = bucket(longest, self.row.context_length, SHORTEST)
             count = bucket(len(here), _CONTEXTS, 1)
             made = self._make_phi(self.params, padded(here, length, count))
             parts.append(combining.take(jax.device_get(made), range(len(here))))
@@ -238,7 +233,7 @@ class Model:
         batch_size: int = 32,
         done: Collection[int] = (),
     ) -> Iterator[tuple[int, str]]:
-        """Yields (number of the input, answer), batch by batch, shortest inputs first.
+        """(Number of the input, answer) batch by batch, shortest inputs first.
 
         Args:
           inputs, phi, decoding, batch_size: as `generate`.
@@ -246,10 +241,10 @@ class Model:
             would be without it.
         """
         settings = decoding or Decoding(max_tokens=self.row.target_length)
-        questions, contexts = self._questions(inputs, phi)
+        questions, arrays = self._questions(inputs, phi)
         machine = self._answerer(settings, batch_size)
-        for number, ids in machine.generate(questions, contexts, done):
-            yield number, self.text(ids)
+        found = machine.generate(questions, arrays, done)
+        return ((number, self.text(ids)) for number, ids in found)
 
     def rank(
         self,
@@ -280,7 +275,7 @@ class Model:
         batch_size: int = 32,
         done: Collection[int] = (),
     ) -> Iterator[tuple[int, Choice]]:
-        """Yields (number of the input, its choice with all scores), batch by batch.
+        """(Number of the input, its choice with all scores) batch by batch.
 
         Args:
           inputs, options, phi, rule: as `rank`.
@@ -288,8 +283,6 @@ class Model:
         """
         if rule not in RANKINGS:
             raise UserError(f"rule is {rule!r}; expected {' or '.join(RANKINGS)}")
-        if not inputs:
-            return
         own: list[Any] = list(options)
         if all(isinstance(option, str) for option in own):
             own = [own] * len(inputs)
@@ -298,13 +291,17 @@ class Model:
                 f"options for {sum(map(bool, own))} of {len(inputs)} inputs; expected "
                 "one list for all, or a list for each"
             )
-        questions, contexts = self._questions(inputs, phi)
+        ids = {
+            text: self._tokens.target_ids(text, f"the option {text[:40]!r}")
+            for text in {text for choice in own for text in choice}
+        }
+        questions, arrays = self._questions(inputs, phi)
         questions = [
-            dataclasses.replace(q, options=tuple(self.target_ids(o) for o in choice))
+            Question(q.inputs, tuple(ids[text] for text in choice), q.context)
             for q, choice in zip(questions, own, strict=True)
         ]
         machine = self._answerer(Decoding(), batch_size)
-        yield from machine.rank(questions, contexts, rule, done)
+        return machine.rank(questions, arrays, rule, done) if inputs else iter(())
 
     def loss(self, examples: Sequence[Any], phi: TaskPhi | None = None) -> float:
         """Mean nats per target token (EOS counts) of examples, as `adapt` takes them.
@@ -318,26 +315,27 @@ class Model:
         _, arrays = self._phi_of(phi, len(given))
         total = tokens = 0.0
         for start in range(0, len(given), _CONTEXTS):
-            batch = self._batch(given[start : start + _CONTEXTS])
+            batch = self._tokens.batch(given[start : start + _CONTEXTS], _CONTEXTS)
             scores = self._score(self.params, batch, arrays)
             total -= float(scores.log_prob.sum())
             tokens += float(scores.tokens.sum())
         return total / tokens
 
     def input_ids(self, text: str) -> list[int]:
-        """What the downstream encoder reads of an input."""
-        example = Example(self.vocabulary.encode(text), [])
-        return rows.input_ids(example, [], self.row, self.vocabulary)
+        """What the downstream encoder reads of an input, cut at its end."""
+        return self._tokens.input_ids(text)
 
     def target_ids(self, text: str) -> list[int]:
-        """What the downstream decoder must say for a target; EOS at its end."""
-        ids = [*self.vocabulary.encode(text), self.vocabulary.eos_id]
-        return rows.target_ids(ids, self.row, self.vocabulary)
+        """What the downstream decoder must say for a target; EOS at its end.
+
+        Raises:
+          UserError: it is longer than the model's targets.
+        """
+        return self._tokens.target_ids(text, f"the target {text[:40]!r}")
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer: ids up to EOS, padding dropped."""
-        ids, eos = list(ids), self.vocabulary.eos_id
-        return self.vocabulary.decode(ids[: ids.index(eos)] if eos in ids else ids)
+        return self._tokens.text(ids)
 
     def check(self, phi: TaskPhi, what: str = "this φ") -> None:
         """Refuses φ of another T5.
@@ -348,31 +346,16 @@ class Model:
         sites = self.system.downstream.sites
         files.check_made_for(phi.header, sites, self.base_model, what)
 
-    def _example(self, example: TextExample) -> Example:
-        encode, limit = self.vocabulary.encode, self.row.target_length
-        target = [*encode(example.target), self.vocabulary.eos_id]
-        if len(target) > limit:
-            raise UserError(
-                f"{example.where}: the target has {len(target)} tokens (its end "
-                f"included), this model says {limit} at most; shorten it, or leave the "
-                "example out"
-            )
-        return Example(encode(example.input), target)
-
-    def _task_phi(
-        self, own: Sequence[types.Phi], combine: str, plan: Contexts, given: int
-    ) -> TaskPhi:
+    def _header(self, plan: Contexts, given: int) -> PhiHeader:
+        """What the φ of one task says of itself."""
         spec = self.system.variant.spec
         assert spec is not None
-        phi = own[0]
-        if len(own) > 1:
-            join = combining.mean if combine == "mean" else combining.concatenate
-            phi, spec = join(own), _joined_spec(spec, combine, len(own))
-        how = f", combined by {combine}" if len(own) > 1 else ""
-        counts = f"{plan.count} of {given} examples in {len(own)} contexts{how}"
-        origin = f"adapted by {self.name or 'a model'} from {counts}"
+        origin = (
+            f"adapted by {self.name or 'a model'} from {plan.count} of {given} examples; "
+            f"contexts: {len(plan.ids)}"
+        )
         sites = self.system.downstream.sites
-        return TaskPhi(phi, PhiHeader(spec, sites, self.base_model, origin))
+        return PhiHeader(spec, sites, self.base_model, origin)
 
     def _questions(
         self, inputs: Sequence[str], phi: Phis
@@ -398,12 +381,9 @@ class Model:
             raise UserError(
                 f"{len(phi)} φ for {count} inputs; expected one for all, or one each"
             )
-        different = list({id(one): one for one in phi}.values())
-        for number, one in enumerate(different):
+        for number, one in enumerate(phi):
             self.check(one, f"φ {number + 1}")
-        place_of = {id(one): place for place, one in enumerate(different)}
-        stacked = combining.stack([one.phi for one in different])
-        return [place_of[id(one)] for one in phi], stacked
+        return side_by_side(phi)
 
     def _answerer(self, settings: Decoding, batch_size: int) -> Answerer:
         key = settings, batch_size
@@ -419,34 +399,5 @@ class Model:
             )
         return self._answerers[key]
 
-    def _batch(self, given: Sequence[TextExample]) -> Batch:
-        """Examples as one teacher-forced batch; rows that fill it up weigh nothing."""
-        inputs = [self.input_ids(example.input) for example in given]
-        targets = [self.target_ids(example.target) for example in given]
-        length = bucket(max(map(len, inputs)), self.row.input_length, _SHORTEST)
-        ids = padded(targets, self.row.target_length, _CONTEXTS)
-        return Batch(
-            hyper_inputs=np.zeros((1, 0), np.int32),
-            inputs=padded(inputs, length, _CONTEXTS),
-            targets=ids,
-            weights=(np.arange(ids.shape[1]) < _lengths(targets)).astype(np.float32),
-        )
-
 
 load = Model.load
-
-
-def _joined_spec(spec: Spec, combine: str, count: int) -> Spec:
-    """The sizes of `count` φ as one; the scale of LoRA is in its arrays."""
-    if isinstance(spec, PrefixSpec):
-        if combine == "mean":
-            return spec
-        return dataclasses.replace(spec, length=count * spec.length)
-    alpha = None if spec.alpha is None else count * spec.alpha
-    return dataclasses.replace(spec, rank=count * spec.rank, alpha=alpha)
-
-
-def _lengths(targets: Sequence[Sequence[int]]) -> np.ndarray:
-    """int64 [_CONTEXTS, 1], tokens of each row's target; 0 for rows that fill up."""
-    counts = [len(ids) for ids in targets]
-    return np.array(counts + [0] * (_CONTEXTS - len(counts)))[:, None]

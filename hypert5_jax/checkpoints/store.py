@@ -9,10 +9,11 @@ Directories are local or gs:// paths (etils.epath). Older checkpoints are delete
 after a newer one is sealed, so that at any moment a whole one exists.
 """
 
+import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -270,9 +271,21 @@ def load_params(path: str | epath.Path) -> tuple[dict[str, Tree], epath.Path]:
       UserError: there is no checkpoint, or none that is whole.
     """
     place = newest(path)
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         shapes = reader.metadata(place / "params").item_metadata.tree
         return reader.restore(place / "params", args=_as_numpy(shapes)), place
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns of a metadata file that checkpoints read as one part do not have."""
+    its = logging.getLogger("absl")
+    before = its.level
+    its.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        its.setLevel(before)
 
 
 def newest(path: str | epath.Path) -> epath.Path:

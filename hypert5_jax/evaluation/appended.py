@@ -41,7 +41,7 @@ class AppendedLines:
             self._file.close()
             raise UserError(
                 f"another process is writing {self.path}; wait for it, or choose "
-                "another OUTPUT_DIR"
+                "another place"
             ) from error
         self.lines = list(self._read())
 

@@ -37,17 +37,7 @@ class ResultsFolder:
           UserError: other settings, named one by one; or the folder cannot be written.
         """
         file = self.directory / "settings.json"
-        settings = json.loads(json.dumps(settings))
-        if file.exists():
-            differing = list(_differences(json.loads(file.read_text()), settings))
-            if differing:
-                raise UserError(
-                    f"{self.directory} holds results of other settings: "
-                    f"{'; '.join(differing[:5])}. Choose another OUTPUT_DIR, or delete "
-                    "that one"
-                )
-        else:
-            write_whole(file, json.dumps(settings, indent=1) + "\n")
+        claim(file, settings, str(self.directory), "OUTPUT_DIR")
 
     def unit(self, task: str, context: str, seed: int) -> Json | None:
         """The scores of a finished unit, or None."""
@@ -85,6 +75,30 @@ def file_name(task: str) -> str:
     if plain == task and not plain.startswith("."):
         return plain
     return f"{plain.lstrip('.')}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+
+
+def claim(file: epath.Path, settings: Json, results: str, setting: str) -> None:
+    """Notes with which settings results are made, or checks that they are the same.
+
+    Args:
+      file: the note.
+      settings: JSON values that decide the results.
+      results: where those are, for the message.
+      setting: that names their place.
+
+    Raises:
+      UserError: other settings, named one by one; or the note cannot be written.
+    """
+    settings = json.loads(json.dumps(settings))
+    if not file.exists():
+        write_whole(file, json.dumps(settings, indent=1) + "\n")
+        return
+    differing = list(_differences(json.loads(file.read_text()), settings))
+    if differing:
+        raise UserError(
+            f"{results} holds results of other settings: {'; '.join(differing[:5])}. "
+            f"Choose another {setting}, or delete that one"
+        )
 
 
 def _differences(then: Mapping, now: Mapping, at: str = "") -> Iterable[str]:

@@ -1,12 +1,12 @@
 """φ of one task with what it says of itself: what is saved, loaded and handed around."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.phi import files, types
+from hypert5_jax.phi import combine, files, types
 from hypert5_jax.phi.files import PhiHeader
-from hypert5_jax.phi.spec import Site
+from hypert5_jax.phi.spec import PrefixSpec, Site
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,3 +46,41 @@ class TaskPhi:
         if count != 1:
             raise UserError(f"{path} holds {count} φ; expected that of one task")
         return cls(phi, header)
+
+
+def combined(phis: Sequence[types.Phi], header: PhiHeader, how: str) -> TaskPhi:
+    """The φ of one task's contexts as one.
+
+    Args:
+      phis: each of batch 1 and of the header's sizes.
+      header: of the result, but for the sizes that combining changes.
+      how: "mean" or "concatenate", see phi/combine.py; one φ stays as it is.
+    """
+    count, spec = len(phis), header.spec
+    if count == 1:
+        return TaskPhi(phis[0], header)
+    join = {"mean": combine.mean, "concatenate": combine.concatenate}[how]
+    if not isinstance(spec, PrefixSpec):
+        # Both join ranks; the scale, alpha / rank, is in the arrays and stays.
+        alpha = None if spec.alpha is None else count * spec.alpha
+        header = dataclasses.replace(
+            header,
+            spec=dataclasses.replace(spec, rank=count * spec.rank, alpha=alpha),
+        )
+    elif how == "concatenate":
+        header = dataclasses.replace(
+            header, spec=dataclasses.replace(spec, length=count * spec.length)
+        )
+    return TaskPhi(join(phis), header)
+
+
+def side_by_side(phis: Sequence[TaskPhi]) -> tuple[list[int], types.Phi]:
+    """The different ones of several φ as one batch, and the place there of each.
+
+    Raises:
+      UserError: none given, or shapes differ.
+    """
+    different = list({id(one): one for one in phis}.values())
+    place_of = {id(one): place for place, one in enumerate(different)}
+    batch = combine.stack([one.phi for one in different])
+    return [place_of[id(one)] for one in phis], batch

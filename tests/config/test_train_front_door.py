@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from hypert5_jax import train
+from hypert5_jax.adapting.model import Model
 from hypert5_jax.checkpoints.store import load_params
 from hypert5_jax.config import cli, gin_files
 from hypert5_jax.config.train_run import TrainRun
+from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import open_mixture
 from hypert5_jax.data.records import Example
@@ -19,7 +21,7 @@ from hypert5_jax.data.stream import batches
 from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.preparation.manifest import Source, write_manifest
 from hypert5_jax.preparation.writer import Item, write_unit
-from hypert5_jax.t5.stacking import stack_layers
+from hypert5_jax.t5.stacking import stack_layers, unstack_layers
 from hypert5_jax.training.initial import InitialConfig, initial_params
 from tests.config.tiny_run import SIZES, TRAIN
 
@@ -107,6 +109,50 @@ def test_hypertuning_starts_from_a_base_run_and_says_all_of_it(home, capsys):
     other = InitialConfig(None, str(folder), allow_random=True)
     with pytest.raises(UserError, match="trained beside another downstream T5"):
         initial_params(stage.system, other, seed=3)
+
+
+def test_a_run_is_a_model_also_where_its_t5_has_moved(home, tmp_path, capsys):
+    setting = "RowFormat.shot_length=6"  # the run of the first test, if it was before
+    assert run(home, "hypert5_prefix", "hyper", home / "base", setting) == 0
+    folder, base = home / "hyper", home / "base"
+    tiny = Model.load(folder)
+    assert tiny.system == built(home, "hypert5_prefix", "x", base).system
+    assert tiny.vocabulary.size == 40 and tiny.row.max_shots == 2
+    assert tiny.name.endswith("hyper at step 2")
+    saved = load_params(folder)[0]["hypermodel"]
+    jax.tree.map(
+        np.testing.assert_array_equal, unstack_layers(tiny.params["hypermodel"]), saved
+    )
+    t5 = load_params(base)[0]["downstream"]
+    assert tiny.base_model == trees.fingerprint(t5)
+    with pytest.raises(UserError, match="'opaque' cannot tokenise"):
+        tiny.adapt([("a", "b")])
+    step = Model.load(folder / "checkpoints" / "2")
+    assert step.base_model == tiny.base_model
+
+    # A run from before model.json: the command that trained it writes it.
+    (folder / "model.json").unlink()
+    with pytest.raises(UserError, match="train --gin_file=.*hyper/config.gin"):
+        Model.load(folder)
+    assert cli.exit_code(train.main, [f"--gin_file={folder / 'config.gin'}"]) == 0
+    assert "is done" in capsys.readouterr().out
+
+    # Carried alone to another machine.
+    elsewhere = tmp_path / "model"
+    shutil.copytree(folder, elsewhere)
+    shutil.move(base, tmp_path / "t5")
+    try:
+        with pytest.raises(UserError, match="trained beside the T5 at .*base.*--base"):
+            Model.load(elsewhere)
+        moved = Model.load(elsewhere, base=str(tmp_path / "t5"))
+        assert moved.base_model == tiny.base_model
+    finally:
+        shutil.move(tmp_path / "t5", base)
+    with pytest.raises(UserError, match="no downstream|beside another downstream T5"):
+        Model.load(folder, base=str(folder))
+    (elsewhere / "checkpoints" / "2" / "manifest.json").unlink()
+    with pytest.raises(UserError, match="no checkpoint at"):
+        Model.load(elsewhere)
 
 
 def test_the_held_out_loss_is_that_of_rows_nobody_trains_on(home):
