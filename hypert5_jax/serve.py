@@ -13,6 +13,8 @@ import argparse
 import gc
 import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +39,9 @@ def main(argv: Sequence[str]) -> None:
             f"--host={args.host} lets other machines in, and {TOKEN} is not set: set it "
             "in the environment, or serve 127.0.0.1 alone"
         )
+    place = _bound(args.host, args.port)
+    # Nothing runs yet that would have to be finished.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn, create = _web()
     # After the checks: these import JAX.
     from hypert5_jax.adapting.model import Model
@@ -61,38 +66,49 @@ def main(argv: Sequence[str]) -> None:
     gc.freeze()
     config = uvicorn.Config(
         create(service, limits),
-        host=args.host,
-        port=args.port,
         log_level="warning",
         # Connections, each with a body in memory.
         limit_concurrency=1024,
         # A little more than any request may wait.
         timeout_graceful_shutdown=int(args.timeout_seconds) + 5,
     )
-    _serve(uvicorn, config)
+    _serve(uvicorn, config, place)
     print("done: all requests were answered", flush=True)
 
 
-def _serve(uvicorn: Any, config: Any) -> None:
+def _bound(host: str, port: int) -> socket.socket:
+    """The address, taken but not listened to: whoever calls early is refused.
+
+    Raises:
+      UserError: it cannot be had.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        place = socket.socket(family, kind)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(address)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot serve {host}:{port}: {error}; choose another --host or --port"
+        ) from error
+    return place
+
+
+def _serve(uvicorn: Any, config: Any, place: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT."""
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
-            for one in self.servers:
-                for bound in one.sockets:
-                    host, port = bound.getsockname()[:2]
-                    print(f"serving http://{host}:{port}", flush=True)
+            host, port = place.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            print(f"serving http://{shown}:{port}", flush=True)
 
     # uvicorn raises the signal that stopped it once more when all is done.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = Server(config)
-    server.run()
-    if not server.started:
-        raise UserError(
-            f"cannot serve {config.host}:{config.port}; see the line above, and choose "
-            "another --host or --port"
-        )
+    Server(config).run(sockets=[place])
 
 
 def _web() -> tuple[Any, Any]:

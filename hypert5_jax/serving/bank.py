@@ -194,6 +194,9 @@ class Bank:
             raise TaskExists(
                 f"there is a task {name!r}: choose another name, or ask to replace it"
             ) from None
+        except UserError as error:
+            what = str(error).replace(str(beside), f"task {name!r}")
+            raise UserError(what) from error
         except OSError as error:
             raise UserError(
                 f"cannot write task {name!r} to the bank: {error.strerror or error}"

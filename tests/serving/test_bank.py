@@ -132,8 +132,10 @@ def test_phi_of_another_base_other_shapes_or_no_finite_values_is_not_put(bank):
         bank.put("x", phi(spec=lora), header(lora))
     broken = phi()
     broken.encoder.self_attention.prefix.keys[0, 0, 0, 0, 0] = np.inf
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.raises(UserError, match="NaN") as refusal:
         bank.put("x", broken, header())
+    assert "task 'x'" in str(refusal.value)
+    assert str(bank.folder) not in str(refusal.value)
     assert list(bank.folder.iterdir()) == []
 
 

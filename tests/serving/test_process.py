@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -70,6 +71,14 @@ def run(*arguments, **env):
 def test_another_machine_is_not_let_in_without_a_token(tmp_path):
     done = run("--checkpoint=x", f"--bank={tmp_path / 'bank'}", "--host=0.0.0.0")
     assert done.returncode == 2 and "HYPERT5_TOKEN" in done.stderr
+    assert not (tmp_path / "bank").exists()
+
+
+def test_an_address_that_is_taken_is_said_before_anything_is_loaded(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("--checkpoint=x", f"--bank={tmp_path / 'bank'}", f"--port={port}")
+    assert done.returncode == 2 and f"127.0.0.1:{port}" in done.stderr
     assert not (tmp_path / "bank").exists()
 
 
