@@ -5,13 +5,14 @@
 The quickstart's hypermodel, trained with contexts of at most 6 examples in 48 tokens, is
 given 16, 64 and 256 examples of each held-out task:
 
-    none         the first 6 of them, in one context
-    full         as many as 48 tokens hold, in one context
-    mean         all of them in contexts of 6; the mean of the contexts' φ
+    none         as many of them as 48 tokens hold, in one context
+    mean         all of them in several contexts; the mean of the contexts' φ
     concatenate  the same contexts; their prefixes one after another
 
+A second table is of one context of more examples and tokens than in training.
+
 Every way is judged on the same test examples, under the same label words. A task has 16 to
-40 different training examples: more than that are drawn again.
+64 different training examples: more than that are drawn again.
 """
 
 import argparse
@@ -36,7 +37,9 @@ from hypert5_jax.phi import combine, types
 from hypert5_jax.preparation.quickstart.tasks import all_tasks
 
 COUNTS = (6, 16, 64, 256)
-WAYS = ("none", "full", "mean", "concatenate")
+WAYS = ("none", "mean", "concatenate")
+# Examples of one context, however long.
+LONGER = (6, 9, 12, 18, 36)
 # Contexts judged together, and test examples of each.
 CASES, EXAMPLES = 10, 12
 NEEDS_PAIRS = {task.name for task in all_tasks() if task.needs_pairs}
@@ -86,9 +89,8 @@ def _given(
 
 def contexts(model: Model, given: Given, count: int, way: str) -> Contexts:
     """What is read of the first `count` examples."""
-    row = dataclasses.replace(model.row, max_shots=0) if way == "full" else model.row
-    how = "none" if way == "full" else way
-    return contexts_of(given.examples[:count], [], row, model.vocabulary, how)
+    words = model.vocabulary
+    return contexts_of(given.examples[:count], [], model.row, words, way)
 
 
 def phi_of(model: Model, tasks: Sequence[Given], count: int, way: str) -> types.Phi:
@@ -114,8 +116,25 @@ def scores(model: Model, tasks: Sequence[Given], phi: types.Phi) -> dict[str, fl
     return sum(found, Tally()).scores()
 
 
+def with_room(model: Model, tokens: int) -> Model:
+    """The model, reading longer contexts than it was trained with."""
+    row = dataclasses.replace(
+        model.row, lengths={**model.row.lengths, "hyper_inputs": tokens}
+    )
+    parts = (model.system, model.params, model.vocabulary, row, model.base_model)
+    return Model(*parts)
+
+
+def line(model: Model, tasks: Sequence[Given], count: int, way: str) -> str:
+    """Cells of a table's row."""
+    many = len(contexts(model, tasks[0], count, way).ids)
+    found = scores(model, tasks, phi_of(model, tasks, count, way))
+    names = ("option_accuracy", "exact_match", "loss")
+    return " | ".join([way, str(many), *(f"{found[name]:.2f}" for name in names)])
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", default="runs/quickstart")
     parser.add_argument("--draws", type=int, default=4)
@@ -123,22 +142,20 @@ def main() -> None:
     home = Path(args.home)
     model = Model.load(str(home / "seed_0" / "tune"))
     (data,) = home.glob("data-*")
-    print(
-        "| group | examples | way | contexts | option accuracy | exact match | loss |"
-        "\n| --- | ---: | --- | ---: | ---: | ---: | ---: |"
-    )
+    print("group | examples | way | contexts | option accuracy | exact match | loss")
     for group in ("heldout", "family"):
         tasks = given_tasks(data, group, model.row, args.draws)
+        name = f"{group} ({len(tasks)})"
         for count in COUNTS:
             for way in WAYS if count > COUNTS[0] else WAYS[:1]:
-                many = len(contexts(model, tasks[0], count, way).ids)
-                found = scores(model, tasks, phi_of(model, tasks, count, way))
                 print(
-                    f"| {group} ({len(tasks)}) | {count} | {way} | {many} | "
-                    f"{found['option_accuracy']:.2f} | {found['exact_match']:.2f} | "
-                    f"{found['loss']:.2f} |",
-                    flush=True,
+                    f"{name} | {count} | {line(model, tasks, count, way)}", flush=True
                 )
+        for count in LONGER:
+            longer = with_room(model, 8 * count)  # `<x>`, two or three words, `<y>`, …
+            print(
+                f"{name} | {count} | {line(longer, tasks, count, 'none')}", flush=True
+            )
     for count in COUNTS:
         plan = contexts(model, tasks[0], count, "mean").ids
         model.make_phi(plan)  # compiles

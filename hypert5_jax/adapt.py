@@ -108,19 +108,15 @@ def described(
     if plan.left_out:
         places = [examples[i].where for i in plan.left_out]
         names = ", ".join(places[:_SHOWN]) + (", …" if len(places) > _SHOWN else "")
-        most = model.row.max_shots
-        full = bool(most) and len(plan.used[0]) == most
-        why = (
-            f"the model was trained with {most} examples in a context at most"
-            if full
-            else f"there is no room for them in {room:,} tokens"
-        )
-        lines.append(f"left out: {len(places)} examples ({names}): {why}")
-        if not full or len(plan.ids) == 1:
+        lines.append(f"left out: {len(places)} examples, for want of room ({names})")
+        if len(plan.ids) == 1:
             lines.append(
                 "  --combine=mean or --combine=concatenate reads them in further contexts"
             )
     lines += [f"cut: {what} is too long for its context" for what in plan.cut]
+    most = model.row.max_shots
+    if most and max(map(len, plan.used)) > most:
+        lines.append(f"note: in training a context had at most {most} examples")
     if len(examples) == 1:
         lines.append("note: one example shows little of a task; give more if there are")
     return lines

@@ -1,7 +1,8 @@
 """Which examples of a task a hypermodel reads, in one context or in several.
 
 A context is what training rows hold: `<x> x1 <y> y1 …`, after `<x> instruction` where
-there is one, in at most `hyper_inputs` tokens and `max_shots` examples.
+there is one, in at most `hyper_inputs` tokens. It may have more examples than `max_shots`:
+up to three times as many as in training do good (docs/adapt.md).
 """
 
 import dataclasses
@@ -50,7 +51,7 @@ def contexts_of(
     Args:
       examples: of one task, in the order they should be read.
       instruction: ids of what the task is in words; empty without.
-      row: lengths, and most examples of a context.
+      row: its lengths.
       vocabulary: for the markers.
       combine: "none": one context, and what does not fit is left out; else as few
         contexts as hold all examples, of numbers that differ by one at most.
@@ -96,7 +97,7 @@ class _Layout:
         """How many examples from `start` on a context holds: one at least where there is
         room for a part of it and no instruction to read instead."""
         room, count = self._room, 0
-        most = min(len(self.examples) - start, self.row.max_shots or len(self.examples))
+        most = len(self.examples) - start
         while count < most and (length := self._length(start + count)) <= room:
             room -= length
             count += 1

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from hypert5_jax.checkpoints.whole_files import write_whole
+from hypert5_jax.core import field_types
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
@@ -94,15 +95,19 @@ def read(folder: epath.Path) -> Description:
             f"{VERSION}; update hypert5_jax"
         )
     try:
-        return Description(
+        description = Description(
             system=_system(content["system"]),
             row=RowFormat(**content["row_format"]),
             vocabulary=Vocabulary.from_json(content["vocabulary"], folder),
             frozen_dtype=content["frozen_dtype"],
             base_model=content.get("base_model", ""),
-            stored=content.get("stored", {}),
+            stored=dict(content.get("stored", {})),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        field_types.check(description)
+        return description
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{file} is not what this release writes ({error}); update hypert5_jax, or "
             "undo what was edited"

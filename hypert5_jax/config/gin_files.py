@@ -21,7 +21,8 @@ from typing import Any
 import gin
 import gin.config as gin_config
 
-from hypert5_jax.config import field_types, registry
+from hypert5_jax.config import registry
+from hypert5_jax.core import field_types
 from hypert5_jax.core.errors import UserError
 
 _OVERRIDE = re.compile(r"--gin\.([^=]+)=(.*)", re.DOTALL)

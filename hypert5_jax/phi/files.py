@@ -171,9 +171,11 @@ def _parse_header(text: Mapping[str, str], path: str) -> PhiHeader:
         fields = json.loads(text["spec"])
         if "maps" in fields:
             fields["maps"] = tuple(fields["maps"])
-        sites = {name: Site(**v) for name, v in json.loads(text["sites"]).items()}
-        return PhiHeader(kind(**fields), sites, text["base_model"], text["origin"])
-    except (KeyError, TypeError, ValueError) as error:
+        spec = kind(**fields)
+        known = json.loads(text["sites"])
+        sites = {name: Site(**known[name]) for name in {*known, *spec.sites}}
+        return PhiHeader(spec, sites, text["base_model"], text["origin"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged φ header: {error!r}") from error
 
 

@@ -80,17 +80,18 @@ def test_adapt_writes_the_phi_of_the_library_and_says_what_it_read(
 
 
 def test_adapt_names_what_it_leaves_out_and_what_to_do(home, tmp_path, capsys):
-    six = [{"input": c, "target": c} for c in "abcdef"]
-    file = tmp_path / "six.jsonl"
-    file.write_text("".join(json.dumps(one) + "\n" for one in six))
+    twelve = [{"input": c, "target": c} for c in "abcdefghijkl"]
+    file = tmp_path / "twelve.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in twelve))
     assert adapted(home, tmp_path / "phi", examples=file) == 0
     printed = capsys.readouterr().out
-    assert f"left out: 2 examples ({file}:5, {file}:6)" in printed
-    assert "trained with 4 examples in a context" in printed and "--combine" in printed
+    assert f"left out: 2 examples, for want of room ({file}:11, {file}:12)" in printed
+    assert "had at most 4 examples" in printed and "--combine" in printed
     assert adapted(home, tmp_path / "phi", "--combine=mean", examples=file) == 0
     printed = capsys.readouterr().out
-    assert "context 2: 3 of 6 examples" in printed and "left out" not in printed
-    file.write_text(json.dumps(six[0]) + "\n")
+    assert "context 2: 6 of 12 examples, 24 of 40 tokens" in printed
+    assert "left out" not in printed
+    file.write_text(json.dumps(twelve[0]) + "\n")
     assert adapted(home, tmp_path / "phi", examples=file) == 0
     assert "note: one example" in capsys.readouterr().out
 

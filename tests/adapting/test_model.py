@@ -94,29 +94,27 @@ def test_many_tasks_in_one_call_are_each_alone(tiny):
 
 def test_what_does_not_fit_is_left_out_or_read_in_further_contexts():
     tiny = model()
-    six = [(c, c) for c in "abcdef"]
-    plan = tiny.contexts(six)
-    assert plan.used == ((0, 1, 2, 3),) and plan.left_out == (
-        4,
-        5,
-    )  # four shots at most
-    long = [("a" * 12, "b")] * 3  # 15 tokens each: two in a context of 40
-    assert tiny.contexts(long).left_out == (2,)
-    parts = tiny.contexts(six, combine="mean")
-    assert parts.used == ((0, 1, 2), (3, 4, 5)) and not parts.left_out
+    twelve = [(c, c) for c in "abcdefghijkl"]  # 4 tokens each: ten in a context of 40
+    plan = tiny.contexts(twelve)
+    assert plan.used == (tuple(range(10)),) and plan.left_out == (10, 11)
+    assert list(plan.ids[0]) == shots(twelve[:10])
+    parts = tiny.contexts(twelve, combine="mean")
+    assert [len(used) for used in parts.used] == [6, 6] and not parts.left_out
+    uneven = tiny.contexts([*twelve[:9], ("m" * 20, "n")], combine="mean")
+    assert [len(used) for used in uneven.used] == [5, 5]
     one = tiny.contexts([("a" * 50, "b")])
     assert one.cut == ("example 1",) and len(one.ids[0]) == 40
-    full = tiny.contexts(six, "i" * 60)
-    assert full.cut == ("the instruction",) and full.left_out == tuple(range(6))
+    full = tiny.contexts(twelve, "i" * 60, "mean")
+    assert full.cut == ("the instruction",) and full.left_out == tuple(range(12))
 
-    halves = [by_hand(tiny, shots(six[:3])), by_hand(tiny, shots(six[3:]))]
+    halves = [by_hand(tiny, shots(half)) for half in (twelve[:6], twelve[6:])]
     mean = {name: (array + halves[1][name]) / 2 for name, array in halves[0].items()}
-    assert_same(tiny.adapt(six, combine="mean").phi, mean)
+    assert_same(tiny.adapt(twelve, combine="mean").phi, mean)
     joined = {
         name: np.concatenate([array, halves[1][name]], 2)
         for name, array in halves[0].items()
     }
-    assert_same(tiny.adapt(six, combine="concatenate").phi, joined)
+    assert_same(tiny.adapt(twelve, combine="concatenate").phi, joined)
 
 
 def test_greedy_answers_are_the_likeliest_tokens_without_a_cache(phis):

@@ -92,6 +92,33 @@ def test_a_truncated_a_foreign_and_a_missing_file_are_refused(tmp_path):
         load_phi(str(tmp_path / "absent"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("spec", '{"length": 3, "later": 1}'),
+        ("spec", "[3]"),
+        ("sites", "[]"),
+        ("sites", "{}"),
+        ("sites", '{"encoder/self_attention": {}}'),
+        ("adaptation", "prompt"),
+        ("base_model", None),
+    ],
+)
+def test_a_header_that_lies_is_one_message(tmp_path, field, value):
+    path = tmp_path / "phi.safetensors"
+    save_phi(str(path), phi_for(PREFIX), header(PREFIX))
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    text = json.loads(raw[8 : 8 + length])
+    text["__metadata__"][field] = value
+    if value is None:
+        del text["__metadata__"][field]
+    changed = json.dumps(text).encode()
+    path.write_bytes(struct.pack("<Q", len(changed)) + changed + raw[8 + length :])
+    with pytest.raises(UserError, match="damaged φ header"):
+        load_phi(str(path), TINY.sites)
+
+
 def test_a_newer_format_asks_for_an_update(tmp_path, monkeypatch):
     path = str(tmp_path / "phi.safetensors")
     monkeypatch.setattr("hypert5_jax.phi.files.VERSION", 2)

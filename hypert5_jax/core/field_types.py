@@ -1,4 +1,4 @@
-"""What gin put into dataclasses against what their fields are declared to hold."""
+"""What a file put into dataclasses against what their fields are declared to hold."""
 
 import dataclasses
 import types
