@@ -18,6 +18,7 @@ from jax import Array
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.inference import sampling
 from hypert5_jax.phi.types import Phi
+from hypert5_jax.t5 import stacking
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.t5.network import T5
 from hypert5_jax.t5.stacks import PAD, DecoderCache
@@ -25,6 +26,9 @@ from hypert5_jax.t5.stacks import PAD, DecoderCache
 EOS = 1
 # Worse than any sum of log-probabilities; finite, so that a penalty cannot make it NaN.
 _NEVER = -1e9
+
+# (last tokens int32 [b], cache) -> (float32 logits [b, vocab], cache).
+_Next = Callable[[Array, DecoderCache], tuple[Array, DecoderCache]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,8 +195,7 @@ def _one_by_one(
     active: Array | None,
 ) -> Array:
     """Answers whose next tokens are `choose`(step, logits [b, vocab]), int32 [b]."""
-    next_logits = _next_logits(config, params, phi)
-    cache = _start(config, params, inputs, max_tokens, phi)
+    next_logits, cache = _start(config, params, inputs, max_tokens, phi)
     rows = inputs.shape[0]
     done = jnp.zeros(rows, bool) if active is None else ~active
     tokens = jnp.full((rows, max_tokens), PAD, jnp.int32)
@@ -248,8 +251,8 @@ def beam(
       settings: number of beams, penalty and most tokens.
     """
     rows, beams, length = inputs.shape[0], settings.beams, settings.max_tokens
-    next_logits = _next_logits(config, params, phi)
-    cache = repeat_rows(_start(config, params, inputs, length, phi), beams)
+    next_logits, cache = _start(config, params, inputs, length, phi)
+    cache = repeat_rows(cache, beams)
     longest = length_penalty(length, settings.alpha)
 
     def unfinished(state: _Search) -> Array:
@@ -308,32 +311,45 @@ def beam(
 
 def repeat_rows(cache: DecoderCache, times: int) -> DecoderCache:
     """A cache of b rows as one of b * times, each row `times` times in a row."""
-    layers = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), cache.layers)
     tokens = jnp.repeat(cache.encoder_tokens, times, axis=0)
-    return dataclasses.replace(cache, layers=layers, encoder_tokens=tokens)
+    cache = cache.map_rows(lambda x, axis: jnp.repeat(x, times, axis=axis))
+    return dataclasses.replace(cache, encoder_tokens=tokens)
 
 
 def _start(
     config: T5Config, params: Any, inputs: Array, max_tokens: int, phi: Phi | None
-) -> DecoderCache:
-    """The inputs encoded, cross-attention computed, nothing decoded yet."""
+) -> tuple[_Next, DecoderCache]:
+    """The inputs encoded, cross-attention computed, nothing decoded yet; and how to go
+    on from there."""
+    encoded = T5(config).apply({"params": params}, inputs, phi, method="encode")
+    config, params = _for_steps(config, params)
     model, variables = T5(config), {"params": params}
-    encoded = model.apply(variables, inputs, phi, method="encode")
-    return model.apply(
-        variables, encoded, inputs, max_tokens, phi, method="start_decoding"
-    )
 
-
-def _next_logits(config: T5Config, params: Any, phi: Phi | None) -> Any:
-    """(last tokens [b], cache) -> (float32 [b, vocab], cache)."""
-
-    def call(last: Array, cache: DecoderCache) -> tuple[Array, DecoderCache]:
-        logits, cache = T5(config).apply(
-            {"params": params}, last[:, None], cache, phi, method="decode_next"
+    def next_logits(last: Array, cache: DecoderCache) -> tuple[Array, DecoderCache]:
+        logits, cache = model.apply(
+            variables, last[:, None], cache, phi, method="decode_next"
         )
         return logits[:, 0], cache
 
-    return call
+    cache = model.apply(
+        variables, encoded, inputs, max_tokens, phi, method="start_decoding"
+    )
+    return next_logits, cache
+
+
+def _for_steps(config: T5Config, params: Any) -> tuple[T5Config, Any]:
+    """The decoder with its layers apart.
+
+    A step reads every weight for a handful of rows, so that moving them is all it costs:
+    a scan would copy each layer's weights, and its cache there and back, at every step.
+    """
+    if not config.scan_layers:
+        return config, params
+    decoder = stacking.unstack_layers(params["decoder"])
+    return dataclasses.replace(config, scan_layers=False), {
+        **params,
+        "decoder": decoder,
+    }
 
 
 def _rows_of(tokens: Array, chosen: Array) -> Array:
@@ -344,16 +360,15 @@ def _rows_of(tokens: Array, chosen: Array) -> Array:
 def _reorder(cache: DecoderCache, source: Array) -> DecoderCache:
     """The cache of the hypotheses that go on, from beams `source` [b, beams]; cross-
     attention is the same for all beams of a row."""
+    assert isinstance(cache.layers, list)
     rows, beams = source.shape
-    index = source[None, :, :, None, None, None]
-
-    def pick(x: Array) -> Array:
-        split = x.reshape(x.shape[0], rows, beams, *x.shape[2:])
-        return jnp.take_along_axis(split, index, 2).reshape(x.shape)
-
-    layers = dataclasses.replace(
-        cache.layers,
-        self_keys=pick(cache.layers.self_keys),
-        self_values=pick(cache.layers.self_values),
-    )
+    places = (source + beams * jnp.arange(rows)[:, None]).reshape(-1)
+    layers = [
+        dataclasses.replace(
+            layer,
+            self_keys=layer.self_keys[places],
+            self_values=layer.self_values[places],
+        )
+        for layer in cache.layers
+    ]
     return dataclasses.replace(cache, layers=layers)

@@ -69,11 +69,13 @@ class DecoderLayer(nn.Module):
         keys, values = self.self_attention.keys_values(y, own)
         if cache is not None:
             assert index is not None
-            start = (0, index, 0, 0)
-            keys = jax.lax.dynamic_update_slice(cache.self_keys, keys, start)
-            values = jax.lax.dynamic_update_slice(cache.self_values, values, start)
+            keys = _written(cache.self_keys, keys, index)
+            values = _written(cache.self_values, values, index)
             cache = dataclasses.replace(cache, self_keys=keys, self_values=values)
-        y = self.self_attention.attend(y, keys, values, self_bias, own, deterministic)
+        cached = cache is not None
+        y = self.self_attention.attend(
+            y, keys, values, self_bias, own, deterministic, heads_lead=cached
+        )
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
 
         y = self.pre_cross_attention_layer_norm(x)
@@ -81,14 +83,29 @@ class DecoderLayer(nn.Module):
         if cache is None or cache.cross_keys is None or cache.cross_values is None:
             assert encoded is not None
             keys, values = attention.keys_values(encoded, cross)
+            if cache is not None:
+                keys, values = _heads_lead(keys), _heads_lead(values)
         else:
             keys, values = cache.cross_keys, cache.cross_values
         if cache is not None:
             cache = dataclasses.replace(cache, cross_keys=keys, cross_values=values)
-        y = attention.attend(y, keys, values, cross_bias, cross, deterministic)
+        y = attention.attend(
+            y, keys, values, cross_bias, cross, deterministic, heads_lead=cached
+        )
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
 
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
         x = nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
         return x, cache
+
+
+def _heads_lead(x: Array) -> Array:
+    """[b, k, heads, head_dim] -> [b, heads, k, head_dim]."""
+    return x.swapaxes(1, 2)
+
+
+def _written(kept: Array, new: Array, index: Array) -> Array:
+    """`kept` [b, heads, k, head_dim] with `new` [b, q, heads, head_dim] from position
+    `index` on."""
+    return jax.lax.dynamic_update_slice(kept, _heads_lead(new), (0, 0, index, 0))

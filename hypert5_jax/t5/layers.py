@@ -32,8 +32,10 @@ relpos_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 class LayerCache:
     """Keys and values of one decoder layer's attention blocks; φ is not in it.
 
-    self_keys, self_values: [b, max_length, heads, head_dim], filled up to the position
-    decoded so far; cross_keys, cross_values: [b, k, heads, head_dim], computed once.
+    self_keys, self_values: [b, heads, max_length, head_dim], filled up to the position
+    decoded so far; cross_keys, cross_values: [b, heads, k, head_dim], computed once.
+    Heads lead, as in the products that read them at every step: laid out as they are
+    made, [b, k, heads, head_dim], they would be transposed at every step.
     """
 
     self_keys: Array
@@ -161,12 +163,14 @@ class Attention(nn.Module):
         bias: Array,
         phi: SitePhi | None,
         deterministic: bool,
+        heads_lead: bool = False,
     ) -> Array:
         """Attention of x over given keys and values, and over φ's prefix if any.
 
         Args:
           x: [b, q, embed].
-          keys, values: [b, k, heads, head_dim].
+          keys, values: [b, k, heads, head_dim]; with `heads_lead`, as a cache keeps
+            them, [b, heads, k, head_dim].
           bias: float32 [b|1, heads|1, q, k], position bias and `HIDDEN` added.
           phi: this layer's; prefix columns come first and are always visible.
           deterministic: no dropout.
@@ -176,8 +180,9 @@ class Attention(nn.Module):
         """
         cfg = self.config
         query = self._project("query", x, phi)
+        kept = "bhkc" if heads_lead else "bkhc"
         scores = jnp.einsum(
-            "bqhc,bkhc->bhqk", query, keys, preferred_element_type=jnp.float32
+            f"bqhc,{kept}->bhqk", query, keys, preferred_element_type=jnp.float32
         )
         scores = scores + bias
         prefix = phi_apply.visible_prefix(phi)
@@ -186,8 +191,8 @@ class Attention(nn.Module):
             scores = jnp.concatenate([columns, scores], axis=-1)
         weights = jax.nn.softmax(scores).astype(query.dtype)
         weights = dropout(self, weights, cfg.dropout_rate, deterministic)
-        size = scores.shape[-1] - keys.shape[1]
-        y = jnp.einsum("bhqk,bkhc->bqhc", weights[..., size:], values)
+        size = scores.shape[-1] - keys.shape[kept.index("k")]
+        y = jnp.einsum(f"bhqk,{kept}->bqhc", weights[..., size:], values)
         if prefix is not None:
             y = y + phi_apply.prefix_values(weights[..., :size], prefix)
         y = y.reshape(*y.shape[:2], cfg.num_heads * cfg.head_dim)

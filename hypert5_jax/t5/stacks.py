@@ -6,6 +6,7 @@ Einsum letters: b batch, q/k positions, d embed, h heads, c head dim, l layers, 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -36,14 +37,27 @@ class DecoderCache:
     """What decoding one more token needs; φ stays outside of it.
 
     Attributes:
-      layers: LayerCache with a leading layer axis on every array.
+      layers: a LayerCache with a leading layer axis on every array where layers are
+        scanned; a list of one for each layer where they are unrolled, so that a step
+        writes into arrays of its own instead of stacking all of them anew.
       encoder_tokens: int32 [b, k], to hide padding from cross-attention.
       index: int32 scalar, how many positions are decoded.
     """
 
-    layers: LayerCache
+    layers: LayerCache | list[LayerCache]
     encoder_tokens: Array
     index: Array
+
+    @property
+    def max_length(self) -> int:
+        """Positions it has room for."""
+        return jax.tree.leaves(self.layers)[0].shape[-2]
+
+    def map_rows(self, change: Callable[[Array, int], Array]) -> "DecoderCache":
+        """The cache with `change`(array, its batch axis) of every layer's arrays."""
+        axis = 0 if isinstance(self.layers, list) else 1
+        layers = jax.tree.map(lambda x: change(x, axis), self.layers)
+        return dataclasses.replace(self, layers=layers)
 
 
 def padding_bias(tokens: Array) -> Array:
@@ -85,10 +99,12 @@ class _Stack(nn.Module):
         Args:
           layer: a module called with (x, one layer's slice of `scanned`, *broadcast);
             the last of `broadcast` is the static `deterministic`.
-          scanned: a pytree whose arrays lead with the layer axis.
+          scanned: a pytree whose arrays lead with the layer axis; unrolled, a list of
+            one subtree for each layer may stand in it.
 
         Returns:
-          x, and the layers' second results stacked along a leading layer axis.
+          x, and the layers' second results: stacked along a leading layer axis where
+          layers are scanned, a list where they are unrolled.
         """
         cfg = self.config
         layer = _remat(layer, cfg, static=(2 + len(broadcast),))
@@ -104,10 +120,14 @@ class _Stack(nn.Module):
             return scan(cfg, name="layers")(x, scanned, *broadcast)
         outputs = []
         for i in range(depth):
-            mine = jax.tree.map(lambda leaf, i=i: leaf[i], scanned)
+            mine = jax.tree.map(lambda leaf, i=i: leaf[i], scanned, is_leaf=_is_list)
             x, output = layer(cfg, name=f"layers_{i}")(x, mine, *broadcast)
             outputs.append(output)
-        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+        return x, outputs
+
+
+def _is_list(node: Any) -> bool:
+    return isinstance(node, list)
 
 
 class Encoder(_Stack):
@@ -131,16 +151,12 @@ class Encoder(_Stack):
 
 def empty_cache(cfg: T5Config, encoder_tokens: Array, max_length: int) -> DecoderCache:
     """A cache of no positions; its first use computes the cross keys and values."""
-    shape = (
-        cfg.num_decoder_layers,
-        encoder_tokens.shape[0],
-        max_length,
-        cfg.num_heads,
-        cfg.head_dim,
-    )
-    empty = jnp.zeros(shape, cfg.dtype)
+    shape = (encoder_tokens.shape[0], cfg.num_heads, max_length, cfg.head_dim)
+    depth = cfg.num_decoder_layers
+    empty = jnp.zeros((depth, *shape) if cfg.scan_layers else shape, cfg.dtype)
+    layer = LayerCache(empty, empty, None, None)
     return DecoderCache(
-        layers=LayerCache(empty, empty, None, None),
+        layers=layer if cfg.scan_layers else [layer] * depth,
         encoder_tokens=encoder_tokens,
         index=jnp.int32(0),
     )
@@ -179,7 +195,7 @@ class Decoder(_Stack):
         """
         cfg = self.config
         start = jnp.int32(0) if cache is None else cache.index
-        width = x.shape[1] if cache is None else cache.layers.self_keys.shape[2]
+        width = x.shape[1] if cache is None else cache.max_length
         queries = start + jnp.arange(x.shape[1])
         keys = jnp.arange(width)
         bias = RelativePositionBias(cfg, name="relpos_bias")(
