@@ -4,7 +4,7 @@ The only module that knows FastAPI; the extra `serve` installs it.
 """
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -208,7 +208,9 @@ def _add_routes(
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-def _answering(status: int):  # type: ignore[no-untyped-def]
+def _answering(
+    status: int,
+) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     async def handler(request: Request, error: Exception) -> JSONResponse:
         headers = {}
         if isinstance(error, Full):

@@ -74,32 +74,22 @@ class Engine:
       model: a trained system.
       bank: where its φ are.
       sizes: of batches.
-
-    Raises:
-      UserError: the system has no φ.
     """
 
     def __init__(self, model: Model, bank: Bank, sizes: Sizes):
-        system, row = model.system, model.row
-        spec = system.variant.spec
-        if spec is None:
-            raise UserError(
-                f"this system has adaptation={system.variant.adaptation!r}: no φ, so "
-                "one task is all it serves; serve a system that adapts"
-            )
+        system = model.system
         self.model, self.sizes = model, sizes
-        self.max_tokens = sizes.max_tokens or row.target_length
+        self.max_tokens = sizes.max_tokens or model.row.target_length
         self.adapts = system.variant.source == "generated"
         self.seats = Seats(
-            spec,
-            system.downstream.sites,
+            bank.spec,
+            bank.sites,
             sizes.seats,
             bank.read,
             jnp.dtype(system.downstream.dtype),
         )
-        self._params = jax.tree.map(jnp.asarray, model.params)
         self._settings = Decoding(max_tokens=self.max_tokens)
-        self._shared = shares_decoder_prefix(spec)
+        self._shared = shares_decoder_prefix(bank.spec)
 
     def kinds(self) -> dict[str, Kind]:
         """What a batcher needs: "generate", and "adapt" where there is a hypermodel."""
@@ -134,7 +124,7 @@ class Engine:
         seated += [-1] * (rows - len(asked))
         inputs = padded([one.ids for one in asked], length, rows)
         numbers = np.asarray(seated, np.int32)
-        config, params = self.model.system.downstream, self._params["downstream"]
+        config, params = self.model.system.downstream, self.model.params["downstream"]
         said = np.asarray(
             _answer(config, self._settings, self._shared, params, phi, numbers, inputs)
         )
@@ -148,7 +138,7 @@ class Engine:
     def adapt(self, length: int, rows: int, contexts: list[Sequence[int]]) -> list[Phi]:
         """φ of batch 1 of every context, on the host."""
         ids = padded(contexts, length, rows)
-        phi = jax.device_get(_make_phi(self.model.system, self._params, ids))
+        phi = jax.device_get(_make_phi(self.model.system, self.model.params, ids))
         return [
             jax.tree.map(lambda leaf, at=at: leaf[:, at : at + 1], phi)
             for at in range(len(contexts))

@@ -92,7 +92,7 @@ class Gate:
             return
         given = [v for k, v in scope["headers"] if k == b"authorization"]
         scheme, _, presented = (given[0] if given else b"").partition(b" ")
-        right = hmac.compare_digest(presented.strip(), token.encode())
+        right = hmac.compare_digest(presented.strip(), token.strip().encode())
         if len(given) != 1 or scheme.lower() != b"bearer" or not right:
             raise Refused(
                 401,

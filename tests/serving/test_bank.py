@@ -161,7 +161,7 @@ def test_writers_and_readers_never_see_half_a_phi(bank):
     bank.put("task", phi(0), header())
     known = [jax.tree.leaves(phi(n))[0][0, 0, 0, 0, 0] for n in range(8)]
     wrong = []
-    stop = time.monotonic() + 1.0
+    stop = time.monotonic() + 0.5
 
     def write(number):
         while time.monotonic() < stop:

@@ -13,9 +13,12 @@ from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.phi.spec import PrefixSpec
+from hypert5_jax.serving.engine import Sizes
 from tests.models import TINY, random_params
 
 BASE = "b" * 64
+TOKEN = "a-s3cret"
+SIZES = Sizes(batch=3, adapt_batch=2, seats=5)
 WORDS = Vocabulary(kind="bytes", size=259, extra_ids=0, fingerprint="bytes")
 ROW = RowFormat(
     lengths={"hyper_inputs": 60, "inputs": 40, "targets": 6},
