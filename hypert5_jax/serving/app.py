@@ -142,7 +142,7 @@ def create(service: Service, limits: Limits) -> Gate:
         lifespan=lifespan,
         redoc_url=None,
     )
-    _add_open_routes(app)
+    _add_open_routes(app, service)
     # The gate checks the token; this only tells readers of the description.
     secured = [Depends(HTTPBearer(auto_error=False))] if limits.token else []
     _add_routes(app, service, metrics, secured)
@@ -152,10 +152,12 @@ def create(service: Service, limits: Limits) -> Gate:
     return Gate(app, limits, metrics.observe)
 
 
-def _add_open_routes(app: FastAPI) -> None:
+def _add_open_routes(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def healthz() -> Health:
         """Whether the server is ready."""
+        if not service.batcher.alive:
+            raise Closed("nothing is run any more: restart the server")
         return Health(status="ok", version=hypert5_jax.__version__)
 
 

@@ -124,6 +124,11 @@ class Batcher:
         """Rows in the queue."""
         return len(self._waiting)
 
+    @property
+    def alive(self) -> bool:
+        """Whether rows are still run."""
+        return self._worker.is_alive()
+
     def submit(
         self, kind: str, rows: Sequence[tuple[int, Any]], timeout_seconds: float
     ) -> list[Future]:

@@ -271,6 +271,14 @@ def test_a_caller_that_leaves_is_taken_from_the_queue(model, tmp_path, tasks):
     assert counts.rows["generate"] == 1 and counts.cancelled == 1
 
 
+def test_health_tells_whether_batches_are_run(model, tmp_path):
+    service = Service(model, str(tmp_path), SIZES)
+    client = TestClient(create(service, Limits()))
+    assert client.get("/healthz").json()["status"] == "ok"
+    service.close()
+    assert client.get("/healthz").status_code == 503
+
+
 def test_a_phi_of_another_model_is_refused_to_its_caller_alone(client, service, model):
     other = world.model(seed=9)
     phi = other.adapt(world.examples(0))
