@@ -107,6 +107,11 @@ def test_many_replacements_are_told_apart(bank):
     assert len({stored.modified for stored in seen}) == 50
 
 
+def test_the_clock_that_tells_phi_apart_is_ours_not_the_file_systems(bank, monkeypatch):
+    monkeypatch.setattr(banks.time, "time_ns", lambda: 1_234_567_890_123_456_789)
+    assert bank.put("task", phi(), header()).modified == 1_234_567_890_123_456_789
+
+
 def test_a_phi_replaced_while_it_is_read_is_not_taken_for_the_old_one(
     bank, monkeypatch
 ):
