@@ -17,7 +17,7 @@ from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.core import field_types
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.rows import RowFormat
-from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
+from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary, fingerprint
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
@@ -104,7 +104,6 @@ def read(folder: epath.Path) -> Description:
             stored=dict(content.get("stored", {})),
         )
         field_types.check(description)
-        return description
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -112,6 +111,22 @@ def read(folder: epath.Path) -> Description:
             f"{file} is not what this release writes ({error}); update hypert5_jax, or "
             "undo what was edited"
         ) from error
+    _check_model(description.vocabulary, folder / MODEL_FILE)
+    return description
+
+
+def _check_model(vocabulary: Vocabulary, file: epath.Path) -> None:
+    """Refuses a folder whose SentencePiece model is missing or another one."""
+    if vocabulary.kind != "sentencepiece":
+        return
+    if not file.exists():
+        raise UserError(f"{file} is missing: the folder is half a model; copy it whole")
+    digest = fingerprint(vocabulary.kind, file.read_bytes(), vocabulary.extra_ids)
+    if digest != vocabulary.fingerprint:
+        raise UserError(
+            f"{file} is not the vocabulary that the model was trained with; copy the "
+            "folder again, or take the file from where its data were prepared"
+        )
 
 
 def _system(fields: Mapping[str, Any]) -> System:

@@ -90,11 +90,6 @@ class Vocabulary:
                 "mixture again, or restore the file from where it was prepared"
             )
         model = epath.Path(self.model_path).read_bytes()
-        if fingerprint(self.kind, model, self.extra_ids) != self.fingerprint:
-            raise UserError(
-                f"{self.model_path} is not the vocabulary these ids were made with; "
-                "restore the file from where it was prepared"
-            )
         return sentencepiece.SentencePieceProcessor(model_proto=model)
 
     def sentinel_id(self, number: int) -> int:

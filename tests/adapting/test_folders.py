@@ -190,8 +190,11 @@ def test_a_sentencepiece_vocabulary_travels_along(tmp_path):
         again.vocabulary, model_path=None
     ) == dataclasses.replace(words, model_path=None)
     (folder / MODEL_FILE).write_bytes(b"other")
-    with pytest.raises(UserError, match="is not the vocabulary these ids"):
-        Model.load(folder).input_ids("a cat")
+    with pytest.raises(UserError, match="is not the vocabulary that the model"):
+        Model.load(folder)
+    (folder / MODEL_FILE).unlink()
+    with pytest.raises(UserError, match="vocabulary.model is missing"):
+        Model.load(folder)
     file.unlink()
     with pytest.raises(UserError, match="vocabulary model .* is missing"):
         saved(tmp_path / "again", other)
