@@ -50,11 +50,8 @@ def test_answers_are_hugging_face_s(name, tmp_path):
     expected[after] = 0
 
     params = stacking.stack_layers(trees.unflatten(hf_weights.to_ours(weights)))
-    if name == "greedy":
-        found = jax.jit(lambda p, i: decoding.greedy(config, p, i, LENGTH))
-    else:
-        settings = decoding.Decoding(LENGTH, beams=4, alpha=0.0)
-        found = jax.jit(lambda p, i: decoding.beam(config, p, i, settings).tokens[:, 0])
+    settings = decoding.Decoding(LENGTH, SETTINGS[name]["num_beams"], alpha=0.0)
+    found = jax.jit(lambda p, i: decoding.decode(config, p, i, settings))
     found = np.asarray(found(params, inputs))
     if name == "beams":
         # At the last step they let beams that never ended compete, T5X and we do not.
