@@ -26,8 +26,9 @@ class HeadConfig:
       norm: first step of a generated-direct head: "layer" (mean-centred, bias, eps
         1e-5, as written), "rms" or "none" (A13). The mlp parametrisation has none: it is
         prefix tuning's MLP.
-      output_init: how a prefix's heads start beside a given T5: "normal", or
-        "projections": as the T5's own key and value maps, see hyper/start.py.
+      output_init: how heads start beside a given T5: "normal"; a prefix's also as
+        "projections", the T5's own key and value maps; LoRA's also as "associative", a
+        memory in the value maps; see hyper/start.py.
       output_init_std: of a normal last linear map (A14).
       divide_by_sqrt_width: divide φ by sqrt(emb_dim) (A14, off).
       gate: which LoRA factor tanh(gate) multiplies: "up" (b), "both" or "none" (A12).
@@ -65,10 +66,10 @@ class HeadConfig:
                 f"HeadConfig.slot_init={self.slot_init!r}: expected 'normal' or "
                 "'vocabulary'"
             )
-        if self.output_init not in ("normal", "projections"):
+        if self.output_init not in ("normal", "projections", "associative"):
             raise UserError(
-                f"HeadConfig.output_init={self.output_init!r}: expected 'normal' or "
-                "'projections'"
+                f"HeadConfig.output_init={self.output_init!r}: expected 'normal', "
+                "'projections' or 'associative'"
             )
         if self.gate == "both" and self.gate_init == 0.0:
             raise UserError(
@@ -155,6 +156,15 @@ class Variant:
                 f"HeadConfig.output_init='projections' with {source}, adaptation="
                 f"{self.adaptation!r}; key and value maps can start the heads of a "
                 "generated prefix only"
+            )
+        lora_values = (
+            generated and self.adaptation == "lora" and "value" in self.lora.maps
+        )
+        if self.head.output_init == "associative" and not lora_values:
+            yield (
+                f"HeadConfig.output_init='associative' with {source}, adaptation="
+                f"{self.adaptation!r}, LoRASpec.maps={self.lora.maps}; it starts the "
+                "value maps of a generated LoRA"
             )
         if self.learned_batch < 1 or (self.learned_batch > 1 and not learned):
             yield (

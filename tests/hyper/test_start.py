@@ -12,7 +12,7 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper import heads
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
-from hypert5_jax.phi.spec import PrefixSpec
+from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
 from hypert5_jax.t5.stacking import stack_layers
 from tests.models import TINY, random_params, random_tree
 
@@ -101,3 +101,46 @@ def test_projection_heads_belong_to_a_generated_prefix():
         Variant("lora", head=head)
     with pytest.raises(UserError, match="output_init"):
         HeadConfig(output_init="identity")
+
+
+@pytest.mark.parametrize("scan_layers", [True, False], ids=["scanned", "unrolled"])
+def test_lora_heads_can_start_as_an_associative_memory(scan_layers):
+    """x resembling a slot s adds x (a b) out = (x s / d) s to the stream, as far as the
+    output kernel reaches: one for all layers here, with orthonormal rows, for which
+    ridge regression with 0.1 is division by 1.1."""
+    config = dataclasses.replace(TINY, scan_layers=scan_layers)
+    head = HeadConfig(output_init="associative", output_init_std=1e-6, gate="none")
+    lora = LoRASpec(4, alpha=8.0)
+    system = System(config, Variant("lora", lora=lora, head=head))
+    flat = trees.flatten(random_tree(system.abstract_params()["downstream"], 7))
+    rng = np.random.default_rng(0)
+    out = np.linalg.qr(rng.normal(size=(32, 32)))[0][:24]
+    for path, value in flat.items():
+        if path.endswith("/out/kernel"):
+            flat[path] = np.broadcast_to(out, value.shape)
+    t5 = trees.unflatten(flat)
+    params = system.init_from_t5(jax.random.key(0), t5)["hypermodel"]
+    small = 1e-2  # where tanh is linear
+    for part in params["heads"].values():
+        part["norm"]["scale"] *= small
+    modules = heads.make_heads(lora, config.sites, head, head.norm, jnp.float32)
+    slots = rng.normal(size=(2, 8, 32))
+    phi = modules.apply({"params": params["heads"]}, jnp.asarray(slots, jnp.float32))
+    centred = slots - slots.mean(-1, keepdims=True)
+    s = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    x = rng.normal(size=32)
+    sites = (phi.encoder.self_attention, 0), (phi.decoder.self_attention, 2)
+    for site, first in (*sites, (phi.decoder.cross_attention, 5)):
+        for layer, (a, b) in enumerate(zip(site.value.a, site.value.b, strict=True)):
+            added = np.einsum("d,ndr,nre,ef->nf", x, a, b, out) / small**2
+            mine = s[:, first + layer]
+            expected = (mine @ x / 32)[:, None] * mine @ out.T @ out / 1.1
+            np.testing.assert_allclose(added, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_associative_start_belongs_to_the_value_maps_of_a_generated_lora():
+    head = HeadConfig(output_init="associative")
+    with pytest.raises(UserError, match="value maps of a generated LoRA"):
+        Variant("prefix", head=head)
+    with pytest.raises(UserError, match="value maps of a generated LoRA"):
+        Variant("lora", lora=LoRASpec(maps=("query",)), head=head)
