@@ -172,8 +172,9 @@ class Machine:
             scp = [*self._vm("scp"), archive, there, "--worker=all"]
             if code := self.shell.run(scp):
                 return code
+        # tar's code for a transfer cut short is the one of a user's mistake.
         return self.on_workers(
-            f"mkdir -p {_THERE} && tar -xzf {_THERE}.tar.gz -C {_THERE}"
+            f"(mkdir -p {_THERE} && tar -xzf {_THERE}.tar.gz -C {_THERE}) || exit 1"
         )
 
     def pull_checkout(self, url: str, ref: str) -> int:

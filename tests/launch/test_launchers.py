@@ -1,7 +1,9 @@
 """What tpu.py, gke.py and slurm.py hand on, and what they refuse."""
 
 import re
+import shlex
 import shutil
+import string
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,6 +44,19 @@ def test_a_dry_run_prints_commands_and_runs_none(
     assert re.search(programs, out)
     assert not fakes.calls()
     assert not (fakes.place / "runs").exists()
+
+
+def test_the_commands_of_the_guide_are_commands(fakes: Fakes) -> None:
+    guide = (ROOT / "docs" / "tpu.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"(?m)^    python launch/(\w+\.py.*)$", guide)
+    whole = [command for command in commands if "…" not in command]
+    assert len(whole) >= 8
+    place = {"ZONE": "z", "BUCKET": "b", "ACCOUNT": "a@b", "IMAGE": "r/i:1"}
+    for command in whole:
+        words = shlex.split(command.partition("#")[0])
+        script, *arguments = [string.Template(word).substitute(place) for word in words]
+        code, out, err = fakes.run(script, *arguments, "--dry_run")
+        assert code == 0 and out, f"{command}: {err}"
 
 
 def test_overrides_reach_the_worker_to_the_letter(fakes: Fakes) -> None:
