@@ -5,6 +5,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+from request import UsersMistake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Shell:
         self._say(command, stdin)
         if self.dry_run:
             return 0
-        return subprocess.run(command, check=False, input=stdin, text=True).returncode
+        return _run(command, input=stdin).returncode
 
     def ask(self, command: Sequence[str], aloud: bool = False) -> Result:
         """Runs a command for its output.
@@ -49,7 +52,7 @@ class Shell:
             self._say(command)
         if self.dry_run:
             return Result(0)
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        done = _run(command, capture_output=True)
         if aloud:
             print(done.stderr, end="", file=sys.stderr, flush=True)
         return Result(done.returncode, done.stdout, done.stderr)
@@ -62,3 +65,12 @@ class Shell:
             print(line, flush=True)
         else:
             print(f"$ {line}", file=sys.stderr, flush=True)
+
+
+def _run(command: Sequence[str], **how: Any) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, check=False, text=True, **how)
+    except FileNotFoundError as error:
+        raise UsersMistake(
+            f"{command[0]} is not installed, or not on the PATH"
+        ) from error

@@ -53,6 +53,11 @@ def main(argv: Sequence[str]) -> int:
 
     if args.verb in ("setup", "run", "until_done"):
         _check(request, args)
+    if args.verb in ("setup", "run") and "running" in (machine.statuses() or []):
+        raise UsersMistake(
+            f"a run is on {machine.name} already; `tpu.py stop` it before its code is "
+            "replaced, or choose another --name"
+        )
     match args.verb:
         case "create":
             return machine.create().code
@@ -65,8 +70,7 @@ def main(argv: Sequence[str]) -> int:
         case "follow":
             return machine.script("follow", worker="0")
         case "logs":
-            machine.gather_logs(logs)
-            return 0
+            return machine.gather_logs(logs)
         case "stop":
             return machine.script("stop", str(SECONDS_TO_SAVE))
         case "delete":
@@ -107,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--logs", default="runs/launch", metavar="DIR")
     parser.add_argument("--poll_seconds", type=float, default=60.0)
     parser.add_argument(
-        "--max_hours", type=float, help="stop and delete after that long"
+        "--max_hours", type=float, help="stop and delete after watching so long"
     )
     parser.add_argument("--keep", action="store_true", help="do not delete at the end")
     return parser

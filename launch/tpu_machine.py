@@ -208,13 +208,15 @@ class Machine:
             words += _STATUS.findall(answer.out)
         return words or None
 
-    def gather_logs(self, folder: Path) -> None:
+    def gather_logs(self, folder: Path) -> int:
         """Writes each worker's newest log to FOLDER/NODE/WORKER.log."""
+        worst = 0
         for node in self.nodes():
             if not self.shell.dry_run:
                 (folder / node).mkdir(parents=True, exist_ok=True)
             into = f"--output-directory={folder / node}"
-            self.shell.run([*self._ssh(node, _script("log")), into])
+            worst = self.shell.run([*self._ssh(node, _script("log")), into]) or worst
+        return worst
 
     def _described(self, command: Sequence[str], form: str) -> State:
         answer = self.shell.ask([*command, f"--format={form}"])

@@ -70,14 +70,10 @@ class Watch:
           0 if the run is done; 1 if it was given up or stopped; 2 for a mistake of the
           user's; 130 if interrupted, which leaves run and machine alone.
         """
-        began = time.monotonic()
         try:
-            code = None
-            while code is None:
-                if self.max_hours and time.monotonic() - began > self.max_hours * 3600:
-                    code = self._out_of_time()
-                else:
-                    code = self._look()
+            code = self._watch()
+            self._say(self._end)
+            return self._leave(code)
         except KeyboardInterrupt:
             self._say(
                 f"interrupted: {self.machine.name} is left as it is, with what runs on "
@@ -85,11 +81,19 @@ class Watch:
                 "deletes it"
             )
             return INTERRUPTED
+
+    def _watch(self) -> int:
+        began = time.monotonic()
+        code = None
+        try:
+            while code is None:
+                hours = (time.monotonic() - began) / 3600
+                late = self.max_hours is not None and hours > self.max_hours
+                code = self._out_of_time() if late else self._look()
         except UsersMistake as mistake:
             self._end = str(mistake)
-            code = USER_ERROR
-        self._say(self._end)
-        return self._leave(code)
+            return USER_ERROR
+        return code
 
     def _look(self) -> int | None:
         """One look at the machine and what it leads to; an exit code at the end."""

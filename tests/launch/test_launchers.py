@@ -144,6 +144,21 @@ def test_the_exit_code_of_gcloud_is_ours(fakes: Fakes) -> None:
     assert not fakes.calls("docker push")  # what was not built is not pushed
 
 
+def test_a_program_that_is_not_there_is_named(fakes: Fakes) -> None:
+    (fakes.place / "bin" / "gcloud").unlink()
+    for verb in ("create", "until_done"):
+        code, out, err = fakes.run("tpu.py", verb, *TPU, "--keep")
+        assert code == 2 and "gcloud is not installed" in out + err
+        assert "Traceback" not in err
+
+
+def test_a_run_that_is_there_keeps_its_code(fakes: Fakes) -> None:
+    fakes.answer("*on_worker.sh status*", "echo 'w-0: running'")
+    code, _, err = fakes.run("tpu.py", "run", *TPU)
+    assert code == 2 and "tpu.py stop" in err
+    assert not fakes.calls("scp") and not fakes.calls("on_worker.sh start")
+
+
 def test_a_jobset_runs_the_recipe_on_every_host_of_every_slice(fakes: Fakes) -> None:
     flags = ("--slices=2", "--topology=4x4", "--chips_per_host=4", "--env=A=b")
     code, _, err = fakes.run("gke.py", "jobset", *GKE, *flags, ODD)

@@ -1,5 +1,6 @@
 """What a worker does: one attempt at a run, alone and under on_worker.sh."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -140,3 +141,11 @@ def test_a_run_that_lost_its_guard_still_counts_as_running(worker: Worker) -> No
     assert worker("status") == "running"
     subprocess.run(["kill", "-KILL", "--", f"-{guard}"], check=True)
     worker.until("lost")
+
+
+@pytest.mark.parametrize("front_door", ["train", "tune", "evaluate"])
+def test_the_front_doors_say_stopped_at_the_beginning_of_a_line(
+    front_door: str,
+) -> None:
+    text = (ROOT / "hypert5_jax" / f"{front_door}.py").read_text()
+    assert re.search(r'(= |print\(\s*f?)"stopped', text)

@@ -202,6 +202,19 @@ def test_control_c_leaves_the_run_alone_and_says_what_it_costs(fakes: Fakes) -> 
     assert not fakes.calls(" delete ") and not fakes.calls("on_worker.sh stop")
 
 
+def test_control_c_while_deleting_says_what_is_left(fakes: Fakes) -> None:
+    fakes.answer(MACHINE, "echo ACTIVE")
+    fakes.answer(NODE, "echo READY")
+    fakes.answer(STATUS, said("running"), said("done"))
+    fakes.answer("gcloud* delete *", "exec sleep 20")
+    process = fakes.start("tpu.py", *WATCH)
+    fakes.until(" delete ", 1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "tpu.py delete" in out and "costs" in out
+
+
 def test_time_that_is_up_stops_and_deletes(fakes: Fakes) -> None:
     fakes.answer(MACHINE, "echo ACTIVE")
     fakes.answer(NODE, "echo READY")
