@@ -46,6 +46,12 @@ def test_a_dry_run_prints_commands_and_runs_none(
     assert not (fakes.place / "runs").exists()
 
 
+def test_what_a_dry_run_prints_can_be_pasted(fakes: Fakes) -> None:
+    _, out, _ = fakes.run("slurm.py", "submit", RECIPE, ODD, "--env=A=b c", "--dry_run")
+    words = shlex.split(out)
+    assert words[-1] == ODD and "A=b c" in words
+
+
 def test_the_commands_of_the_guide_are_commands(fakes: Fakes) -> None:
     guide = (ROOT / "docs" / "tpu.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"(?m)^    python launch/(\w+\.py.*)$", guide)

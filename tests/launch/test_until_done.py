@@ -181,7 +181,8 @@ def test_a_run_that_is_there_already_is_only_watched(fakes: Fakes) -> None:
 
 
 def test_a_machine_that_does_not_answer_is_not_taken_for_lost(fakes: Fakes) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE", "echo ACTIVE", "exit 1", "echo ACTIVE")
+    answers = ("echo ACTIVE", "echo ACTIVE", "exit 1", "echo", "echo ACTIVE")
+    fakes.answer(MACHINE, *answers)
     fakes.answer(NODE, "echo READY")
     unreachable = "echo 't1v-w-0: running'; exit 255"
     fakes.answer(STATUS, said("running"), unreachable, unreachable, said("done"))
