@@ -201,8 +201,13 @@ class Machine:
     def statuses(self) -> list[str] | None:
         """What each worker says of its run; None where one cannot be reached."""
         words = []
+        # A new machine has no checkout yet, which is not the same as no answer.
+        script = f"{_THERE}/launch/on_worker.sh"
+        command = (
+            f"if test -e {script}; then {_script('status')}; else echo new: idle; fi"
+        )
         for node in self.nodes():
-            answer = self.shell.ask(self._ssh(node, _script("status")))
+            answer = self.shell.ask(self._ssh(node, command))
             if answer.code:
                 return None
             words += _STATUS.findall(answer.out)

@@ -19,7 +19,7 @@ _REQUESTS = 10
 # _LONG_SECONDS was no failure of the start, and the count begins anew.
 _FAILURES = 3
 _LONG_SECONDS = 3600.0
-# The longest wait between two tries, in polls.
+# The longest wait between two tries, and for the first answer of a machine, in polls.
 _LONGEST_WAIT = 15
 # How long a run may take to save itself before it is killed.
 SECONDS_TO_SAVE = 300
@@ -57,7 +57,9 @@ class Watch:
     attempts: int = 0
     failures: int = 0
     preemptions: int = 0
+    _made: bool = False
     _requests: int = 0
+    _silences: int = 0
     _waits: int = 0
     _attempt_began: float | None = None
     _end: str = ""
@@ -110,10 +112,13 @@ class Watch:
         return None
 
     def _ready(self) -> int | None:
+        self._requests = 0
         statuses = self.machine.statuses()
+        if statuses is None:
+            return self._silent()
+        self._silences = 0
         if self._attempt_began is None:
-            self._requests = 0
-            if statuses and "running" in statuses:
+            if "running" in statuses:
                 self._say("the run is there already; watching it")
             elif code := self.start():
                 if code == USER_ERROR:
@@ -123,13 +128,19 @@ class Watch:
             self._attempt_began = time.monotonic()
             self._wait(patient=True)
             return None
-        if statuses is None:
-            self._say(
-                f"{self.machine.name} is there, but not all workers answer", anew=True
-            )
-            self._wait(patient=True)
-            return None
         return self._judge(statuses)
+
+    def _silent(self) -> int | None:
+        """The machine is there, but ssh is not: it may be booting, or we be offline."""
+        self._silences += 1
+        if self._attempt_began is None and self._silences >= _LONGEST_WAIT:
+            self._end = f"{self.machine.name} is there, but ssh does not reach it"
+            # Perhaps a run is on a machine that we found; one that we made has none.
+            self.keep = self.keep or not self._made
+            return 1
+        self._say(f"{self.machine.name}: not all workers answer", anew=True)
+        self._wait(patient=True)
+        return None
 
     def _judge(self, statuses: Sequence[str]) -> int | None:
         """What the words of all workers mean for the attempt."""
@@ -200,6 +211,7 @@ class Watch:
         if result.code:
             _raise_if_final(result.err)
             self._wait()
+        self._made = result.code == 0
         return None
 
     def _replace(self) -> None:

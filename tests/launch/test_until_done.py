@@ -3,6 +3,8 @@
 import signal
 import sys
 
+import pytest
+
 from tests.launch.conftest import NAME, RECIPE, Fakes
 
 BUCKET = "--gin.MODEL_DIR=gs://bucket/runs/prefix"
@@ -188,6 +190,20 @@ def test_a_machine_that_does_not_answer_is_not_taken_for_lost(fakes: Fakes) -> N
     fakes.answer(STATUS, said("running"), unreachable, unreachable, said("done"))
     assert watch(fakes)[0] == 0
     assert len(fakes.calls(" delete ")) == 1 and not fakes.calls("on_worker.sh stop")
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_machine_never_reached_is_deleted_only_if_we_made_it(
+    fakes: Fakes, made: bool
+) -> None:
+    fakes.answer(MACHINE, *[ABSENT] * made, "echo ACTIVE")
+    fakes.answer(NODE, "echo READY")
+    fakes.answer(STATUS, "exit 255")
+    code, out, _ = watch(fakes)
+    assert code == 1 and "ssh does not reach it" in out
+    assert len(fakes.calls("on_worker.sh status")) == 15
+    assert len(fakes.calls(" delete ")) == made
+    assert not fakes.calls("on_worker.sh start")
 
 
 def test_control_c_leaves_the_run_alone_and_says_what_it_costs(fakes: Fakes) -> None:
