@@ -305,7 +305,7 @@ def test_the_whole_way_with_workers_that_really_run(fakes: Fakes) -> None:
     )
     fakes.answer(
         "gcloud* delete *",
-        'kill -KILL -- "-$(cat "$FAKE/home/$NAME/hypert5_run/pid")" 2>/dev/null; '
+        'kill -KILL "-$(cat "$FAKE/home/$NAME/hypert5_run/pid")" 2>/dev/null; '
         'rm -rf "$FAKE/home/$NAME"; touch "$FAKE/preempted"',
     )
     fakes.env["NAME"] = NAME
