@@ -19,6 +19,7 @@ if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+from jax.extend.core import Literal
 
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.sweep_cells import Cell, build_sweep, is_sweep
@@ -114,6 +115,36 @@ def parameters_of(run: TrainRun) -> dict[str, int]:
     return {group: trees.count(tree) for group, tree in shapes.items()}
 
 
+def kept_of(name: str) -> int:
+    """Bytes a device keeps of one forward pass for its backward pass."""
+    return _kept(_first_of(structure(run_of(name))))
+
+
+@functools.cache
+def _kept(name: str) -> int:
+    run, state = run_of(name), state_of(name)
+    parts = DEVICES * run.train.microbatches
+
+    def share(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        rows = max(leaf.shape[0] // parts, 1)
+        return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+
+    def backward(trained: Any, frozen: Any, batch: Any, rng: Any) -> Any:
+        def loss(trained: Any) -> Any:
+            params = {**frozen, **trained}
+            return run.system.loss(params, batch, dropout_rng=rng).total
+
+        # What a backward pass is called with, as a tree.
+        return jax.vjp(loss, trained)[1]
+
+    batch = jax.tree.map(share, run.data.batch_shapes())
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    traced = jax.make_jaxpr(backward)(state.trainable, state.frozen, batch, rng).jaxpr
+    given = set(traced.invars)
+    kept = {v for v in traced.outvars if not isinstance(v, Literal) and v not in given}
+    return sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in kept)
+
+
 def described(name: str) -> dict[str, Any]:
     """Parameters by group, bytes by use, bytes a device holds, FLOPs of the run."""
     run, state = run_of(name), state_of(name)
@@ -125,21 +156,28 @@ def described(name: str) -> dict[str, Any]:
             "optimiser": trees.nbytes(state.opt_state),
             "frozen": trees.nbytes(state.frozen),
         },
-        "device_bytes": _device_bytes(run, state),
+        **_device_bytes(run, state),
         "flops": run.train.steps * step_flops(run),
     }
 
 
-def _device_bytes(run: TrainRun, state: TrainState) -> int:
+def _device_bytes(run: TrainRun, state: TrainState) -> dict[str, int]:
+    """What a device holds of the state, and of the gradient, in float32."""
     shardings = states.state_shardings(
         make_mesh(run.train.mesh), state, run.system.logical_axes()
     )
-    held = jax.tree.map(
-        lambda leaf, at: math.prod(at.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
-        (state.trainable, state.frozen, state.opt_state),
-        (shardings.trainable, shardings.frozen, shardings.opt_state),
-    )
-    return sum(jax.tree.leaves(held))
+
+    def held(tree: Any, layout: Any) -> int:
+        each = jax.tree.map(
+            lambda leaf, at: math.prod(at.shard_shape(leaf.shape)), tree, layout
+        )
+        sizes = jax.tree.map(lambda n, leaf: n * leaf.dtype.itemsize, each, tree)
+        return sum(jax.tree.leaves(sizes))
+
+    trained = held(state.trainable, shardings.trainable)
+    rest = held(state.frozen, shardings.frozen)
+    rest += held(state.opt_state, shardings.opt_state)
+    return {"device_bytes": trained + rest, "gradient_bytes": trained}
 
 
 def step_flops(run: TrainRun) -> int:
@@ -166,9 +204,10 @@ def step_flops(run: TrainRun) -> int:
             slots = trees.flatten(shapes)["slots/embedding"].shape[0]
             rows, inputs, queries = contexts, row.hyper_length, slots
             # Each head reads the slots of its own site.
-            sites = len({n.rsplit("_", 1)[0] for n in shapes["heads"]})
-            heads = trees.count(shapes["heads"]) * slots // sites
-            total += times * rows * 2 * heads
+            heads = [n for n in shapes["heads"] if not n.endswith("_gate")]
+            sites = len({n.rsplit("_", 1)[0] for n in heads})
+            weights = trees.count(shapes["heads"]) * slots // sites
+            total += times * rows * 2 * weights
         encoder = inputs * _kernels(shapes["encoder"])
         decoder = queries * _kernels(shapes["decoder"])
         config = run.system.downstream
@@ -192,6 +231,11 @@ def hours(flops: float) -> float:
     return flops / (DEVICES * PEAK_FLOPS * USED) / 3600
 
 
+def device_total(facts: dict[str, Any]) -> int:
+    """Bytes of a device: state, gradient and what is kept for the backward pass."""
+    return facts["device_bytes"] + facts["gradient_bytes"] + facts["kept_bytes"]
+
+
 def header_lines(name: str, facts: dict[str, Any]) -> dict[str, str]:
     """The lines of a recipe's header that are computed, by how they begin.
 
@@ -211,11 +255,12 @@ def header_lines(name: str, facts: dict[str, Any]) -> dict[str, str]:
         }
     own = facts[name]
     giga = {use: f"{n / 1e9:.2f}" for use, n in own["bytes"].items()}
-    each = own["device_bytes"] / 1e9
+    each, whole = own["device_bytes"] / 1e9, device_total(own) / 1e9
     return {
         "# Memory:": (
             f"# Memory: trained {giga['trained']} GB, optimiser {giga['optimiser']} GB, "
-            f"frozen {giga['frozen']} GB; {each:.2f} GB on each of 8 chips."
+            f"frozen {giga['frozen']} GB;\n#   {each:.2f} GB on each of 8 chips, "
+            f"{whole:.1f} GB with gradients and activations."
         ),
         "# Time:": (
             f"# Time: {hours(own['flops']):.1f} h on a TPU v6e-8, estimated "
@@ -227,15 +272,15 @@ def header_lines(name: str, facts: dict[str, Any]) -> dict[str, str]:
 def table(facts: dict[str, Any]) -> str:
     """All recipes but those of small/, as docs/recipes.md lists them."""
     lines = [
-        "| recipe | row | parameters trained | GB a chip | hours | starts from |",
-        "|---|---|---:|---:|---:|---|",
+        "| recipe | row | parameters trained | state, GB | all, GB | hours | starts |",
+        "|---|---|---:|---:|---:|---:|---|",
     ]
     for name in names():
         if name.startswith("small/"):
             continue
         if name in sweeps():
             time = header_lines(name, facts)["# Time:"].split()[2]
-            lines.append(f"| `{name}` | all points | | | {time} | |")
+            lines.append(f"| `{name}` | all points | | | | {time} | |")
             continue
         recipe, own = run_of(name).recipe, facts[name]
         assert recipe is not None
@@ -245,7 +290,7 @@ def table(facts: dict[str, Any]) -> str:
         start = f"`{recipe.adaptation_recipe}`" if recipe.adaptation_recipe else "T5"
         lines.append(
             f"| `{name}` | {row} | {trained:,} | {own['device_bytes'] / 1e9:.2f} "
-            f"| {hours(own['flops']):.1f} | {start} |"
+            f"| {device_total(own) / 1e9:.1f} | {hours(own['flops']):.1f} | {start} |"
         )
     return "\n".join(lines)
 
@@ -259,7 +304,13 @@ def with_table(text: str, facts: dict[str, Any]) -> str:
 def with_header(text: str, lines: dict[str, str]) -> str:
     """A recipe's text with those lines in its header."""
     for begin, line in lines.items():
-        text = re.sub(rf"^{begin}.*$", line, text, count=1, flags=re.MULTILINE)
+        text = re.sub(
+            rf"^{begin}.*(\n#   [\d.]+ GB .*)?$",
+            line,
+            text,
+            count=1,
+            flags=re.MULTILINE,
+        )
     return text
 
 
@@ -270,7 +321,8 @@ def stored() -> dict[str, Any]:
 
 def main() -> None:
     """Rewrites goldens, headers and the table of the documentation."""
-    found = {name: described(name) for name in names() if name not in sweeps()}
+    runs = [name for name in names() if name not in sweeps()]
+    found = {n: described(n) | {"kept_bytes": kept_of(n)} for n in runs}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
     for name in names():
         path = FOLDER / f"{name}.gin"
