@@ -59,8 +59,8 @@ format: $(INSTALLED)  ## rewrite files the way `check` wants them
 
 # Only their folder: collecting the others imports TensorFlow, and torch's Triton, where
 # it comes along, crashes the interpreter when it is loaded after it.
-parity: $(PARITY_INSTALLED)  ## our T5 against Hugging Face's (installs torch)
-	OPTIMISED=1 $(BIN)/python -m pytest -q -m parity tests/t5
+parity: $(PARITY_INSTALLED)  ## our T5, formats and decoding against Hugging Face's (installs torch)
+	OPTIMISED=1 $(BIN)/python -m pytest -q -m parity tests/t5 tests/checkpoints tests/inference
 
 bench: $(PARITY_INSTALLED)  ## our training step against Hugging Face's (installs torch)
 	$(KEEP_MEMORY) $(BIN)/python benchmarks/train_step.py
