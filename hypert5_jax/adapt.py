@@ -53,18 +53,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m hypert5_jax.adapt",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="a run, one of its checkpoints, or a folder of Model.save",
-    )
+    parser = cli.command_line("adapt", __doc__)
+    cli.add_model(parser)
     parser.add_argument(
         "--examples", metavar="FILE", help=".jsonl, .csv, .tsv, or an S-NI task (.json)"
     )
@@ -85,9 +75,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--score",
         action="store_true",
         help="print the loss of the examples with φ, without, and with the φ of nothing",
-    )
-    parser.add_argument(
-        "--base", metavar="PATH", help="the run's frozen T5, if it has moved"
     )
     return parser.parse_args(argv)
 

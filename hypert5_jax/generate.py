@@ -97,18 +97,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m hypert5_jax.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="a run, one of its checkpoints, or a folder of Model.save",
-    )
+    parser = cli.command_line("generate", __doc__)
+    cli.add_model(parser)
     parser.add_argument(
         "--phi", metavar="FILE", help="of hypert5_jax.adapt; the T5 as it is without"
     )
@@ -116,7 +106,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--inputs", required=True, metavar="FILE", help=".jsonl, .csv, .tsv or lines"
     )
     parser.add_argument("--output", required=True, metavar="FILE", help=".jsonl")
-    parser.add_argument("--base", metavar="PATH", help="the frozen T5, if it has moved")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument(
         "--options", metavar="A,B,…", help="choose from these instead of generating"

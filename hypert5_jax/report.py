@@ -5,7 +5,6 @@ writes report.md, report.html and the figures. Empty cells name the command that
 them, so a report of no results is the list of all commands; see docs/report.md.
 """
 
-import argparse
 from collections.abc import Sequence
 
 from hypert5_jax.config import cli
@@ -24,12 +23,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: a mistake of the user's.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hypert5_jax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.command_line("report", __doc__)
     parser.add_argument(
         "--results",
         default="",

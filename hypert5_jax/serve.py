@@ -128,17 +128,9 @@ def _web() -> tuple[Any, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m hypert5_jax.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.command_line("serve", __doc__)
+    cli.add_model(parser)
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="DIR", help="a run, or Model.save's")
-    add(
-        "--base", metavar="DIR", help="the frozen T5, if it is not where the run had it"
-    )
     add(
         "--bank",
         required=True,

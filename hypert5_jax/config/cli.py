@@ -1,4 +1,4 @@
-"""How every front door ends: one message and an exit code, or a traceback of ours.
+"""How every front door begins and ends: its arguments; one message and an exit code.
 
 0    done, or stopped by SIGTERM with everything saved
 1    a defect of ours (traceback), or a training step that was not finite (message)
@@ -6,6 +6,7 @@
 130  interrupted from the keyboard
 """
 
+import argparse
 import logging
 import os
 import sys
@@ -16,6 +17,34 @@ from hypert5_jax.core.errors import UserError
 
 USER_ERROR = 2
 INTERRUPTED = 130
+
+
+def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m hypert5_jax.{name}`, still without arguments.
+
+    Args:
+      name: of the front door.
+      description: its docstring.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m hypert5_jax.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which trained system a front door uses: --checkpoint and --base."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a run, one of its checkpoints, or a folder of Model.save",
+    )
+    parser.add_argument(
+        "--base", metavar="PATH", help="the run's frozen T5, if it has moved"
+    )
 
 
 def run(

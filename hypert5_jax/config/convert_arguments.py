@@ -1,9 +1,9 @@
 """What `convert` is asked to do: its arguments as data."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from hypert5_jax.config import cli
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.config import SIZES
 
@@ -66,12 +66,7 @@ def parse(argv: Sequence[str], description: str) -> Conversion:
     Raises:
       UserError: a value that no conversion has.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hypert5_jax.convert",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.command_line("convert", description)
     parser.add_argument(
         "--input",
         required=True,
