@@ -5,9 +5,6 @@
 Written and read array by array, so that neither needs a second copy of a model.
 """
 
-import itertools
-import json
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,14 +12,14 @@ import numpy as np
 from etils import epath
 from safetensors import SafetensorError, safe_open
 
-from hypert5_jax.checkpoints.whole_files import write_whole
+from hypert5_jax.checkpoints.lazy import in_memory
+from hypert5_jax.checkpoints.safetensors_files import write_arrays
+from hypert5_jax.checkpoints.whole_files import whole_stream
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.stacking import unstack_layers
 
 Tree = Any
-_NAMES = {"float32": "F32", "bfloat16": "BF16"}
-_ALIGNMENT = 8
 
 
 def write_group(file: epath.Path, params: Tree) -> None:
@@ -33,25 +30,13 @@ def write_group(file: epath.Path, params: Tree) -> None:
       params: a tree of float32 or bfloat16 arrays, layers stacked or not.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written, or a value is not finite.
     """
     host = {path: np.asarray(leaf) for path, leaf in trees.flatten(params).items()}
     arrays = trees.flatten(unstack_layers(trees.unflatten(host)))
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, array in arrays.items():
-        end = offset + array.nbytes
-        header[name] = {
-            "dtype": _NAMES[str(array.dtype)],
-            "shape": array.shape,
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    pieces = (np.ascontiguousarray(array).tobytes() for array in arrays.values())
-    start = struct.pack("<Q", len(text)) + text
-    write_whole(file, itertools.chain([start], pieces))
+    with whole_stream(file) as stream:
+        lazy = {name: in_memory(array) for name, array in arrays.items()}
+        write_arrays(stream, lazy, {})
 
 
 def read_group(file: epath.Path, shapes: Tree) -> Tree:

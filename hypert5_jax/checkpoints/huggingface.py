@@ -25,7 +25,7 @@ from hypert5_jax.checkpoints.huggingface_config import (
 from hypert5_jax.checkpoints.lazy import Lazy, in_memory, opener
 from hypert5_jax.checkpoints.opened import OpenT5, require_weights
 from hypert5_jax.checkpoints.t5_arrays import t5_arrays
-from hypert5_jax.checkpoints.whole import whole_folder
+from hypert5_jax.checkpoints.whole_files import whole_folder
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.config import T5Config

@@ -26,7 +26,7 @@ from hypert5_jax.checkpoints.lazy import Lazy, Opener, in_memory, read_all
 from hypert5_jax.checkpoints.opened import OpenT5, from_t5x_names, require_weights
 from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.checkpoints.public_t5 import resolve
-from hypert5_jax.checkpoints.whole import whole_file, whole_folder
+from hypert5_jax.checkpoints.whole_files import whole_file, whole_folder
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.stacking import unstack_layers

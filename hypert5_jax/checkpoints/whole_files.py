@@ -1,31 +1,141 @@
-"""Files that are whole or absent, also after a kill."""
+"""Files and folders that are there whole or not at all, also after a kill."""
 
-from collections.abc import Iterable
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO
 
 from etils import epath
 
 from hypert5_jax.core.errors import UserError
 
+PARTIAL = ".partial"
 
-def write_whole(file: epath.Path, content: str | bytes | Iterable[bytes]) -> None:
-    """Writes a file under another name, and gives it its own when it is whole.
 
-    Args:
-      file: local or gs://; its folder is made.
-      content: text, bytes, or pieces of bytes, written one after another.
+def write_whole(file: epath.Path, content: str | bytes) -> None:
+    """Writes a file, local or gs://, and makes its folder.
 
     Raises:
       UserError: it cannot be written.
     """
-    if isinstance(content, str):
-        content = content.encode()
-    pieces = [content] if isinstance(content, bytes) else content
-    try:
+    with whole_stream(file) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_stream(file: epath.Path) -> Iterator[BinaryIO]:
+    """A stream to write to; it becomes `file`, local or gs://, when the block ends.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    temporary = file.with_name(file.name + PARTIAL)
+    with _telling(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(file.name + ".unfinished")
-        with unfinished.open("wb") as stream:
-            for piece in pieces:
-                stream.write(piece)
-        unfinished.replace(file)
+        with temporary.open("wb") as stream:
+            yield stream
+        temporary.replace(file)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to; it becomes `path` when the block ends, or goes when it fails.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    target = _local(path)
+    temporary = target.with_name(target.name + PARTIAL)
+    with _telling(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder to write to; it becomes `path` when the block ends.
+
+    Whatever was at `path` goes in the moment the new folder is whole.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    target = _local(path)
+    temporary = target.with_name(target.name + PARTIAL)
+    old = target.with_name(target.name + ".replaced")
+    with _telling(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(
+    path: str, overwrite: bool, known: Collection[str] | None = None
+) -> None:
+    """Refuses to write over anything but, when told so, an earlier output.
+
+    Args:
+      path: to be written.
+      overwrite: an earlier output may go.
+      known: beginnings of the names that such an output's folder may hold; None where
+        the output is a file.
+
+    Raises:
+      UserError: something is there, or something other than an earlier output.
+    """
+    target = _local(path)
+    if not target.exists():
+        return
+    if target.is_dir() != (known is not None):
+        here, new = ("folder", "file") if target.is_dir() else ("file", "folder")
+        raise UserError(
+            f"{path} is a {here}, but a {new} is to be written; choose another --output"
+        )
+    if known is not None and not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{path} is there already; choose another, or add --overwrite")
+    if known is not None:
+        strange = sorted(
+            entry.name
+            for entry in target.iterdir()
+            if not entry.name.startswith(tuple(known))
+        )
+        if strange:
+            raise UserError(
+                f"{path} holds what no earlier output of this format would "
+                f"({', '.join(strange[:5])}), so --overwrite does not delete it; choose "
+                "another --output"
+            )
+
+
+def _local(path: str | os.PathLike) -> Path:
+    text = os.fspath(path)
+    if "://" in text:
+        raise UserError(
+            f"{text}: outputs are written to this machine only; name a local path and "
+            "copy it (gcloud storage cp -r)"
+        )
+    return Path(os.path.abspath(text))
+
+
+@contextlib.contextmanager
+def _telling(target: Path | epath.Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from hypert5_jax.checkpoints.any_t5 import open_any_t5
 from hypert5_jax.checkpoints.lazy import FLOATS
 from hypert5_jax.checkpoints.opened import OpenT5
 from hypert5_jax.checkpoints.t5_arrays import require_same_sizes
-from hypert5_jax.checkpoints.whole import require_free, whole_folder
+from hypert5_jax.checkpoints.whole_files import require_free, whole_folder
 from hypert5_jax.config.convert_arguments import Conversion
 from hypert5_jax.config.phi_sources import FoundPhi, find_phi
 from hypert5_jax.config.pytorch_files import read_pytorch

@@ -9,7 +9,7 @@ from hypert5_jax.checkpoints.any_t5 import open_any_t5
 from hypert5_jax.checkpoints.lazy import FLOATS
 from hypert5_jax.checkpoints.opened import OpenT5
 from hypert5_jax.checkpoints.t5_arrays import require_same_sizes, t5_arrays
-from hypert5_jax.checkpoints.whole import require_free
+from hypert5_jax.checkpoints.whole_files import require_free
 from hypert5_jax.config.convert_arguments import Conversion
 from hypert5_jax.config.pytorch_files import read_pytorch
 from hypert5_jax.core.errors import UserError

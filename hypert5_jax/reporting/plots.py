@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from hypert5_jax.core.errors import UserError
+from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.reporting.scores import Score
 
 
@@ -70,12 +70,7 @@ def draw(file: epath.Path, panels: Sequence[Panel]) -> None:
     axes[0].set_ylabel("mean score, %")
     image = io.BytesIO()
     figure.savefig(image, dpi=130, format="png")
-    try:
-        unfinished = file.with_name(file.name + ".unfinished")
-        unfinished.write_bytes(image.getvalue())
-        unfinished.replace(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from error
+    write_whole(epath.Path(file), image.getvalue())
 
 
 def _draw_line(axis: Any, line: Line) -> None:

@@ -13,7 +13,7 @@ from flax import serialization
 from safetensors.numpy import load_file
 
 from hypert5_jax import convert
-from hypert5_jax.checkpoints import store, t5x, whole
+from hypert5_jax.checkpoints import store, t5x, whole_files
 from hypert5_jax.checkpoints.any_t5 import load_any_t5
 from hypert5_jax.config import cli
 from hypert5_jax.core import trees
@@ -272,7 +272,7 @@ def test_a_kill_half_way_leaves_nothing_that_looks_finished(tmp_path, to):
     }
     source = hf_folder(tmp_path / "hf", {**WEIGHTS, **large}, vocab_size=rows)
     out = tmp_path / "out"
-    partial = tmp_path / f"out{whole.PARTIAL}"
+    partial = tmp_path / f"out{whole_files.PARTIAL}"
     command = arguments(source, to, out)
     kill_when(partial.exists, "hypert5_jax.convert", command)
     assert not out.exists()

@@ -257,7 +257,7 @@ def test_a_killed_evaluation_continues_and_ends_as_if_it_had_not_been(home, tmp_
     assert run(home, out, *more) == 0
     files = sorted(p.relative_to(whole) for p in whole.rglob("*.json*"))
     assert files == sorted(
-        p.relative_to(out) for p in out.rglob("*.json*") if p.suffix != ".unfinished"
+        p.relative_to(out) for p in out.rglob("*.json*") if p.suffix != ".partial"
     )
     for file in files:
         if file.name != "results.json":
