@@ -106,6 +106,9 @@ class Fakes:
 
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Starts launch/SCRIPT."""
+        # A shell that put the tests into the background made them, and what they start,
+        # deaf to Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             [sys.executable, "-S", str(ROOT / "launch" / script), *arguments],
             cwd=self.place,
