@@ -148,8 +148,7 @@ def with_options(inputs: list[TextInput], options: str | None) -> list[TextInput
 def cut_report(model: Model, inputs: Sequence[TextInput]) -> list[str]:
     """A line that says how many inputs are cut, if any are."""
     room = int(model.row.lengths["inputs"]) - model.row.inputs_eos
-    lengths = (len(model.vocabulary.encode(one.input)) for one in inputs)
-    count = sum(length > room for length in lengths)
+    count = sum(model.tokens.is_cut(one.input) for one in inputs)
     if not count:
         return []
     return [f"{count:,} of {len(inputs):,} inputs are cut: longer than {room:,} tokens"]

@@ -70,7 +70,7 @@ class Model:
         self.row = row
         self.base_model = base_model
         self.name = name
-        self._tokens = Tokens(vocabulary, row)
+        self.tokens = Tokens(vocabulary, row)
         self._make_phi = jax.jit(system.make_phi)
         self._score = jax.jit(functools.partial(scoring.score_targets, system))
         self._answerers: dict[tuple[Decoding, int], Answerer] = {}
@@ -188,8 +188,8 @@ class Model:
             )
         given = [texts.as_example(value, i) for i, value in enumerate(examples)]
         return contexts_of(
-            [self._tokens.shot(example) for example in given],
-            self._tokens.instruction_ids(instruction),
+            [self.tokens.shot(example) for example in given],
+            self.tokens.instruction_ids(instruction),
             self.row,
             self.vocabulary,
             combine,
@@ -296,7 +296,7 @@ class Model:
                 "one list for all, or a list for each"
             )
         ids = {
-            text: self._tokens.target_ids(text, f"the option {text[:40]!r}")
+            text: self.tokens.target_ids(text, f"the option {text[:40]!r}")
             for text in {text for choice in own for text in choice}
         }
         questions, arrays = self._questions(inputs, phi)
@@ -319,7 +319,7 @@ class Model:
         _, arrays = self._phi_of(phi, len(given))
         total = tokens = 0.0
         for start in range(0, len(given), _CONTEXTS):
-            batch = self._tokens.batch(given[start : start + _CONTEXTS], _CONTEXTS)
+            batch = self.tokens.batch(given[start : start + _CONTEXTS], _CONTEXTS)
             scores = self._score(self.params, batch, arrays)
             total -= float(scores.log_prob.sum())
             tokens += float(scores.tokens.sum())
@@ -327,15 +327,15 @@ class Model:
 
     def input_ids(self, text: str) -> list[int]:
         """What the downstream encoder reads of an input, cut at its end."""
-        return self._tokens.input_ids(text)
+        return self.tokens.input_ids(text)
 
     def target_ids(self, text: str) -> list[int]:
         """What the downstream decoder must say; UserError if it is too long."""
-        return self._tokens.target_ids(text, f"the target {text[:40]!r}")
+        return self.tokens.target_ids(text, f"the target {text[:40]!r}")
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer: ids up to EOS, padding dropped."""
-        return self._tokens.text(ids)
+        return self.tokens.text(ids)
 
     def check(self, phi: TaskPhi, what: str = "this φ") -> None:
         """Refuses φ of another T5: UserError with both sizes or fingerprints."""

@@ -30,6 +30,11 @@ class Tokens:
         example = Example(self.vocabulary.encode(text), [])
         return rows.input_ids(example, [], self.row, self.vocabulary)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether an input is longer than the model reads."""
+        room = int(self.row.lengths["inputs"]) - self.row.inputs_eos
+        return len(self.vocabulary.encode(text)) > room
+
     def target_ids(self, text: str, what: str) -> list[int]:
         """What the downstream decoder must say, with EOS at its end.
 

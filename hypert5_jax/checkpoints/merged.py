@@ -9,13 +9,7 @@ from hypert5_jax.checkpoints.lazy import Lazy, finite
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import types
-from hypert5_jax.phi.spec import DECODER_CROSS, DECODER_SELF, ENCODER_SELF
-
-_BLOCKS = {
-    ENCODER_SELF: ("encoder", "attention"),
-    DECODER_SELF: ("decoder", "self_attention"),
-    DECODER_CROSS: ("decoder", "encoder_decoder_attention"),
-}
+from hypert5_jax.phi.apply import BLOCKS
 
 
 def merged(arrays: Mapping[str, Lazy], phi: types.Phi) -> tuple[dict[str, Lazy], int]:
@@ -48,7 +42,7 @@ def merged(arrays: Mapping[str, Lazy], phi: types.Phi) -> tuple[dict[str, Lazy],
             continue
         site, map_name = name.removesuffix("/a").rsplit("/", 1)
         b = named[f"{site}/{map_name}/b"]
-        stack, block = _BLOCKS[site]
+        stack, block = BLOCKS[site]
         for layer in range(len(a)):
             path = f"{stack}/layers_{layer}/{block}/{map_name}/kernel"
             out[path] = _added(arrays[path], a[layer, 0], b[layer, 0])

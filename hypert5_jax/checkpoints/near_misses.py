@@ -12,6 +12,20 @@ _EXPECTED = "expected a T5X checkpoint, a Hugging Face folder, a run that traine
 _WEIGHTS = (huggingface.SAFETENSORS, huggingface.FLAX, huggingface.TORCH)
 
 
+def first_bytes(start: bytes) -> str:
+    """What a file is by how it begins: "numpy" (one array), "msgpack" (one array: flax
+    packs it as an extension type, a tree of them as a map), "zip", "pickle", or ""."""
+    if start.startswith(b"\x93NUMPY"):
+        return "numpy"
+    if start[:1] in (b"\xc7", b"\xc8", b"\xc9"):
+        return "msgpack"
+    if start.startswith(b"PK"):
+        return "zip"
+    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return "pickle"
+    return ""
+
+
 def refuse_near_misses(path: str) -> None:
     """Refuses a local path that no T5 can be read from, and says what lies there.
 
@@ -56,24 +70,25 @@ def _refuse_folder(place: Path, path: str) -> None:
 
 def _what(start: bytes, suffix: str) -> str:
     """What a file is that is no T5, by its first bytes."""
-    if start.startswith(b"\x93NUMPY"):
+    kind = first_bytes(start)
+    if kind == "numpy":
         return (
             "is one NumPy array: a soft prompt of prompt-tuning, perhaps. Those are "
             "vectors before the input's embeddings; a φ is keys and values or low-rank "
             "matrices in every attention block, and neither can be made of the other"
         )
-    if start[:1] in (b"\xc7", b"\xc8", b"\xc9"):
+    if kind == "msgpack":
         return (
             "is one msgpack array: a soft prompt of prompt-tuning, perhaps, which can "
             "be neither a T5 nor a φ"
         )
-    if start.startswith(b"PK"):
+    if kind == "zip":
         return (
             "is a zip archive (NumPy's .npz, or PyTorch's); expected a T5X checkpoint "
             "or a Hugging Face folder. Of PyTorch's, name the folder that holds "
             f"{huggingface.TORCH} and {huggingface.CONFIG}"
         )
-    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    if kind == "pickle":
         return "is a pickle, which could run any program; it is never opened"
     if suffix == ".safetensors":
         return (

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hypert5_jax.checkpoints import merged, peft_adapter, store
 from hypert5_jax.checkpoints.any_t5 import is_t5
+from hypert5_jax.checkpoints.near_misses import first_bytes
 from hypert5_jax.checkpoints.opened import OpenT5
 from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.config import gin_files
@@ -141,7 +142,7 @@ def _refuse_what_is_none(path: str) -> None:
             "low-rank factors in every layer's attention. Neither can be made of the "
             "other; train a prefix for the task, or adapt with a hypermodel"
         )
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    if first_bytes(start) in ("zip", "pickle"):
         raise UserError(
             f"{path} is a pickle or a zip archive, which is never opened here; expected "
             "a φ file (.safetensors), a folder that peft saved, or a run"
@@ -149,9 +150,8 @@ def _refuse_what_is_none(path: str) -> None:
 
 
 def _soft_prompt(start: bytes) -> str:
-    if start.startswith(b"\x93NUMPY"):
-        return "one NumPy array, a soft prompt"
-    # msgpack: flax packs an array as an extension type, a tree of them as a map.
-    if start[:1] in (b"\xc7", b"\xc8", b"\xc9"):
-        return "one msgpack array, a soft prompt"
+    kind = first_bytes(start)
+    if kind:
+        named = {"numpy": "one NumPy array", "msgpack": "one msgpack array"}
+        return f"{named[kind]}, a soft prompt" if kind in named else ""
     return "a soft prompt in msgpack" if b"prompt" in start else ""

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.phi.spec import DECODER_CROSS, DECODER_SELF, ENCODER_SELF
 from hypert5_jax.phi.types import MAPS, LowRank, Phi, Prefix, SitePhi
+
+# Site -> (stack, T5X's name of the attention block there).
+BLOCKS = {
+    ENCODER_SELF: ("encoder", "attention"),
+    DECODER_SELF: ("decoder", "self_attention"),
+    DECODER_CROSS: ("decoder", "encoder_decoder_attention"),
+}
 
 
 def _fold(x: Array, n: int) -> Array:
@@ -105,13 +113,9 @@ def merge(params: dict, phi: Phi) -> dict:
     Raises:
       UserError: φ holds a prefix or more than one φ: neither is a change of weights.
     """
-    blocks = {
-        ("encoder", "self_attention"): "attention",
-        ("decoder", "self_attention"): "self_attention",
-        ("decoder", "cross_attention"): "encoder_decoder_attention",
-    }
     merged = jax.tree.map(lambda leaf: leaf, params)
-    for (stack, site_name), block in blocks.items():
+    for path, (stack, block) in BLOCKS.items():
+        site_name = path.removeprefix(f"{stack}/")
         stack_phi = getattr(phi, stack)
         site = getattr(stack_phi, site_name) if stack_phi is not None else None
         if site is None:

@@ -171,9 +171,7 @@ class Service:
         ids = [self.model.input_ids(text) for text in inputs]
         room = int(self.model.row.lengths["inputs"])
         full = (i for i, one in enumerate(ids) if len(one) >= room)
-        encode = self.model.vocabulary.encode
-        spare = int(self.model.row.inputs_eos)
-        return ids, [i for i in full if len(encode(inputs[i])) > room - spare]
+        return ids, [i for i in full if self.model.tokens.is_cut(inputs[i])]
 
     def _check_free(self, name: str) -> None:
         try:
