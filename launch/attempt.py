@@ -13,6 +13,7 @@ case they say so in a line that begins with "stopped". Of several processes perh
 one writes, so a line "done" is not asked of each.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,10 +46,11 @@ def main(argv: Sequence[str]) -> int:
 def attempt(command: Sequence[str]) -> int:
     """Runs the command to its end; returns the exit code described above."""
     child: subprocess.Popen[bytes] | None = None
-    asked = threading.Event()
+    asked = False
 
     def hand_on(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        nonlocal asked
+        asked = True
         if child is not None:
             child.terminate()
 
@@ -63,15 +65,26 @@ def attempt(command: Sequence[str]) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 127
-    if asked.is_set():
+    if asked:
         child.terminate()
     reader = _Repeater(child.stdout)
     reader.start()
-    code = child.wait()
+    code = _ended(child)
     reader.join(timeout=10)  # a child of the child may hold the pipe open for longer
     if code == 0:
         return STOPPED if reader.said_stopped else 0
     return code if code > 0 else 128 - code
+
+
+def _ended(child: subprocess.Popen[bytes]) -> int:
+    """Waits for the command's end; returns its code.
+
+    In turns: a signal that arrives just before a wait without an end would be seen only
+    after it, when the command it was to stop has ended by itself.
+    """
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=60)
 
 
 class _Repeater(threading.Thread):
