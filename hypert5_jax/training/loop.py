@@ -18,6 +18,8 @@ from hypert5_jax.checkpoints.store import CheckpointConfig, CheckpointStore
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import feed, rules
+from hypert5_jax.parallel.global_arrays import share
+from hypert5_jax.parallel.hosts import is_writer
 from hypert5_jax.parallel.mesh import MeshConfig, make_mesh
 from hypert5_jax.training import snapshot
 from hypert5_jax.training.interruption import Interruption
@@ -157,7 +159,7 @@ def train(
         # 3. What goes in and what comes out beside the state.
         rows = _checked(batches(at), mesh, config) if at < config.steps else iter(())
         feeding = feed.prefetch(rows, feed.batch_sharding(mesh))
-        progress = Progress(config.steps, at, label=label)
+        progress = Progress(config.steps, at, label=label, shown=is_writer())
         stack.callback(progress.close)
         meter = Meter(progress, begin.schedule)
         metrics: dict[str, float] = {}
@@ -216,9 +218,7 @@ def _checked(
     """The batches, the first one's size checked against mesh and microbatches."""
     for index, batch in enumerate(batches):
         if index == 0:
-            hosts = jax.process_count()
+            whole = share(feed.batch_sharding(mesh)).whole
             contexts, targets = batch.hyper_inputs.shape[0], batch.inputs.shape[0]
-            feed.check_batch(
-                mesh, contexts * hosts, targets * hosts, config.microbatches
-            )
+            feed.check_batch(mesh, whole(contexts), whole(targets), config.microbatches)
         yield batch

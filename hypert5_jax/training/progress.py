@@ -21,8 +21,9 @@ class Progress:
         label: str = "train",
         stream: TextIO | None = None,
         plain_every_seconds: float = 15.0,
+        shown: bool = True,
     ):
-        self._line = ProgressLine(stream, plain_every_seconds)
+        self._line = ProgressLine(stream, plain_every_seconds, shown)
         self._total, self._label = total_steps, label
         self._step, self._tokens = start_step, 0.0
         self._reported_step = start_step

@@ -17,6 +17,7 @@ import optax
 from jax.sharding import Mesh
 
 from hypert5_jax.checkpoints.store import CheckpointStore
+from hypert5_jax.parallel import global_arrays
 from hypert5_jax.training import optimisers, snapshot
 from hypert5_jax.training import state as states
 from hypert5_jax.training.schedules import make_schedule
@@ -94,7 +95,7 @@ def start(
         opt_state = states.own_copy(opt_state, shardings.opt_state)
         log.warning("continuing from step %d (%s)", step, saved.directory)
     state = TrainState(
-        step=jax.device_put(jnp.int32(step), shardings.step),
+        step=global_arrays.from_whole(jnp.int32(step), shardings.step),
         trainable=trainable,
         frozen=states.own_copy(frozen, shardings.frozen),
         opt_state=opt_state,
