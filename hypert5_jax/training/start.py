@@ -37,6 +37,8 @@ class Start:
       shardings: a TrainState of NamedShardings.
       optimiser, schedule: what the configuration describes.
       identity: what a later life of the run is compared with.
+      metrics: the last value of each that the checkpoint knows.
+      since_row: what was measured before it and is in no row of metrics yet.
     """
 
     state: TrainState
@@ -44,6 +46,8 @@ class Start:
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
     identity: snapshot.RunIdentity
+    metrics: Mapping[str, float]
+    since_row: Mapping[str, Any]
 
 
 def start(
@@ -100,4 +104,7 @@ def start(
         frozen=states.own_copy(frozen, shardings.frozen),
         opt_state=opt_state,
     )
-    return Start(state, shardings, optimiser, schedule, identity)
+    metrics = {} if saved is None else saved.metrics
+    # Checkpoints of earlier releases have none.
+    since_row = {} if saved is None else saved.about.get("since_row", {})
+    return Start(state, shardings, optimiser, schedule, identity, metrics, since_row)
