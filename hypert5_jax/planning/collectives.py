@@ -98,6 +98,8 @@ def _groups(one: Instruction, mesh: Mesh) -> list[list[int]]:
     pairs = re.search(r"source_target_pairs=\{(.*?\})\}", one.attributes)
     if pairs:
         return _lists(pairs[1])
+    if "replica_groups=mesh[" in one.attributes:
+        return _groups_of_axes(one.attributes, total)
     iota = re.search(
         r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", one.attributes
     )
@@ -109,6 +111,39 @@ def _groups(one: Instruction, mesh: Mesh) -> list[list[int]]:
         return numbers.reshape(shape).tolist()
     written = re.search(r"replica_groups=\{(.*?\})\}", one.attributes)
     return _lists(written[1]) if written else [list(range(total))]
+
+
+def _groups_of_axes(text: str, total: int) -> list[list[int]]:
+    """Groups along axes of a mesh that the compiler made up.
+
+    replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}: the devices in that
+    order, reshaped to 4 x 2; a group differs in `a`. `'a':(2)4` is the part of `a` of
+    size 4 whose places are 2 apart from the left.
+    """
+    found = re.search(
+        r"mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+        r" \{([^}]*)\}",
+        text,
+    )
+    assert found is not None, text[:200]
+    names = re.findall(r"'([^']+)'=(\d+)", found[1])
+    order = np.arange(total)
+    if found[2]:
+        order = order.reshape([int(n) for n in found[2].split(",")])
+        if found[3]:
+            order = order.transpose([int(n) for n in found[3].split(",")])
+    sizes, along = [], []
+    for name, size in names:
+        # An axis taken in part is three: what is left of the part, it, and the rest.
+        part = re.search(rf"'{re.escape(name)}'(?::\((\d+)\)(\d+))?", found[4])
+        before = int(part[1] or 1) if part else 1
+        here = int(part[2] or size) if part else 1
+        along += [len(sizes) + 1] if part else []
+        sizes += [before, here, int(size) // (before * here)]
+    numbers = order.reshape(sizes)
+    others = [axis for axis in range(len(sizes)) if axis not in along]
+    members = int(np.prod([sizes[axis] for axis in along], dtype=int))
+    return numbers.transpose(others + along).reshape(-1, members).tolist()
 
 
 def _lists(text: str) -> list[list[int]]:
