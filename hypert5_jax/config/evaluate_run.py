@@ -85,7 +85,7 @@ class EvaluateRun:
       batch_size: examples that go through the model together.
       decoding: of generated answers; None is greedy, as long as the protocol says.
       frozen_dtype: what frozen groups are held in, "bfloat16" or "float32".
-      mesh: rows of a batch lie over its data and fsdp axes.
+      mesh: rows of a batch lie over its slice, data and fsdp axes.
       predictions: whether every prediction is written.
       draws_dir: where draws are kept, to be shared by several evaluations;
         `output_dir`/draws by default.

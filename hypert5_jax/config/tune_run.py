@@ -83,7 +83,7 @@ class TuneRun:
       microbatches: parts of a step's rows computed one after the other.
       evaluation_rows: most rows judged at a time, over all runs side by side.
       frozen_dtype: what the frozen T5 is held in, "bfloat16" or "float32".
-      mesh: rows lie over its data and fsdp axes.
+      mesh: rows lie over its slice, data and fsdp axes.
       recipe: which experiment this is.
     """
 

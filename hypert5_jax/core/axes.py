@@ -4,6 +4,9 @@
 """
 
 BATCH = "batch"
+# The batch axis where rows come together at one copy of a parameter that stays where it
+# lies, for a product with it.
+COPY_BATCH = "copy_batch"
 LENGTH = "length"
 EMBED = "embed"
 VOCAB = "vocab"
@@ -24,6 +27,7 @@ PHI_OUT = "phi_out"
 
 ALL = (
     BATCH,
+    COPY_BATCH,
     LENGTH,
     EMBED,
     VOCAB,

@@ -71,6 +71,10 @@ class Head(nn.Module):
                 name="norm",
                 **extra,
             )(x)
+        # As the map below casts it, so that gradients too cross devices in that type.
+        x = nn.with_logical_constraint(
+            x.astype(self.dtype), (_rows(x), None, axes.EMBED)
+        )
         hidden = nn.Dense(
             width,
             dtype=self.dtype,
@@ -80,6 +84,9 @@ class Head(nn.Module):
             bias_init=nn.with_logical_partitioning(_zeros, (axes.HEAD_HIDDEN,)),
             name="hidden",
         )(x)
+        hidden = nn.with_logical_constraint(
+            jnp.tanh(hidden), (_rows(x, axes.COPY_BATCH), None, None)
+        )
         y = nn.Dense(
             self.features,
             dtype=self.dtype,
@@ -89,8 +96,18 @@ class Head(nn.Module):
             ),
             bias_init=nn.with_logical_partitioning(_zeros, (axes.PHI_OUT,)),
             name="output",
-        )(jnp.tanh(hidden))
+        )(hidden)
+        # Products move between devices, never the kernel, which is far larger than they
+        # are: made where the kernel lies, to be sent to where their rows are.
+        y = nn.with_logical_constraint(
+            y, (_rows(x, axes.COPY_BATCH), None, axes.PHI_OUT)
+        )
         return y / math.sqrt(width) if cfg.divide_by_sqrt_width else y
+
+
+def _rows(x: Array, name: str = axes.BATCH) -> str | None:
+    """Name of the batch axis that x leads with; a learned φ's one row has none."""
+    return name if x.shape[0] > 1 else None
 
 
 class _Heads(nn.Module):
@@ -134,8 +151,12 @@ class PrefixHeads(_Heads):
         site = self.sites[name]
         head = self._part(name, part, site.layers * site.joined_kv)
         n, p = x.shape[:2]
-        y = head(x).reshape(n, p, site.layers, site.heads, site.head_dim)
-        return y.transpose(2, 0, 1, 3, 4)
+        y = nn.with_logical_constraint(head(x), (_rows(x), None, axes.PHI_OUT))
+        y = y.reshape(n, p, site.layers, site.heads, site.head_dim)
+        return nn.with_logical_constraint(
+            y.transpose(2, 0, 1, 3, 4),
+            (axes.LAYERS, _rows(x), axes.PREFIX, axes.HEADS, axes.KV),
+        )
 
 
 class LoRAHeads(_Heads):
@@ -150,8 +171,15 @@ class LoRAHeads(_Heads):
         for name, group in slot_groups(self.spec, self.sites).items():
             for map_name in self.spec.maps:
                 up, down = self._head(name, map_name, x[:, group])
-                arrays[f"{name}/{map_name}/a"] = down.transpose(1, 0, 3, 2)
-                arrays[f"{name}/{map_name}/b"] = up.transpose(1, 0, 2, 3)
+                wide = (axes.EMBED, axes.JOINED_KV)
+                into, out = wide[::-1] if map_name == "out" else wide
+                arrays[f"{name}/{map_name}/a"] = nn.with_logical_constraint(
+                    down.transpose(1, 0, 3, 2),
+                    (axes.LAYERS, _rows(x), into, axes.RANK),
+                )
+                arrays[f"{name}/{map_name}/b"] = nn.with_logical_constraint(
+                    up.transpose(1, 0, 2, 3), (axes.LAYERS, _rows(x), axes.RANK, out)
+                )
         return types.from_named_arrays(arrays)
 
     def _head(self, name: str, map_name: str, x: Array) -> tuple[Array, Array]:
@@ -160,7 +188,8 @@ class LoRAHeads(_Heads):
         width_in, width_out = site.map_dims(map_name)
         head = self._part(name, map_name, rank * (width_out + width_in))
         n, layers = x.shape[:2]
-        y = head(x)
+        # Both factors lie side by side in it, at no border between devices.
+        y = nn.with_logical_constraint(head(x), (_rows(x), axes.LAYERS, None))
         up = y[..., : rank * width_out].reshape(n, layers, rank, width_out)
         down = y[..., rank * width_out :].reshape(n, layers, rank, width_in)
         up = up * jnp.asarray(self.spec.scale, up.dtype)

@@ -126,7 +126,7 @@ class Answerer:
       hyper_length, input_length, target_length: most tokens of contexts, inputs and
         options.
       settings: of generation.
-      mesh: rows lie over its data and fsdp axes; None is one device.
+      mesh: rows lie over its slice, data and fsdp axes; None is one device.
 
     Raises:
       UserError: the batch does not divide by the mesh.
@@ -154,7 +154,7 @@ class Answerer:
         if batch_size % self._ways:
             raise UserError(
                 f"a batch of {batch_size} does not divide over {self._ways} devices "
-                f"(data x fsdp); make it a multiple of {self._ways}"
+                f"(slice x data x fsdp); make it a multiple of {self._ways}"
             )
         if mesh is not None:
             axes = system.logical_axes()

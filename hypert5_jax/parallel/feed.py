@@ -9,12 +9,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import global_arrays
-from hypert5_jax.parallel.mesh import DATA, FSDP, batch_ways
+from hypert5_jax.parallel.mesh import BATCH_AXES, batch_ways
+from hypert5_jax.parallel.rules import listed
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch, contexts and target examples alike, over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+    """Rows of a batch, contexts and target examples alike, over slice, data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def check_batch(mesh: Mesh, contexts: int, targets: int, microbatches: int) -> None:
@@ -26,10 +27,12 @@ def check_batch(mesh: Mesh, contexts: int, targets: int, microbatches: int) -> N
     ways = batch_ways(mesh) * microbatches
     for what, size in (("contexts", contexts), ("target examples", targets)):
         if size % ways:
+            fits = [n for n in range(1, ways) if ways % n == size % n == 0]
             raise UserError(
                 f"a batch of {size} {what} does not divide into {microbatches} "
-                f"microbatches on {batch_ways(mesh)} devices (data x fsdp); make it a "
-                f"multiple of {ways}"
+                f"microbatches on {batch_ways(mesh)} devices (slice x data x fsdp); make "
+                f"it a multiple of {ways}, or choose {listed(fits)} for the product of "
+                "microbatches and those devices"
             )
 
 

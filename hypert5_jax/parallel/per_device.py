@@ -1,21 +1,21 @@
-"""Arrays of which every data device holds one of its own: errors that stay where they
-were made."""
+"""Arrays of which every copy of the model holds one of its own: errors that stay where
+they were made."""
 
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import PartitionSpec
 
-from hypert5_jax.parallel.mesh import DATA
+from hypert5_jax.parallel.mesh import COPY_AXES
 
 Tree = Any
 
 
 class PerDevice(NamedTuple):
-    """One array for each data device.
+    """One array for each device along the slice and data axes.
 
-    values: [..., devices, a, b], the third axis from the end along mesh axis "data";
-      leading axes, such as that of layers, may come and go. Or what is said of one:
+    values: [..., devices, a, b], the third axis from the end along mesh axes
+      slice and data; leading axes, such as that of layers, may come and go. Or what is said of one:
       its sharding.
     """
 
@@ -29,7 +29,7 @@ def is_per_device(node: Any) -> bool:
 
 def spec(values: Any) -> PartitionSpec:
     """Where the array inside a PerDevice lies."""
-    return PartitionSpec(*[None] * (values.ndim - 3), DATA, None, None)
+    return PartitionSpec(*[None] * (values.ndim - 3), COPY_AXES, None, None)
 
 
 def specs(tree: Tree) -> Tree:

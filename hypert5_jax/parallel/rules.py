@@ -5,7 +5,8 @@ have size 1; nothing else in the code asks which of them is in use.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hypert5_jax.core import axes
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import per_device
-from hypert5_jax.parallel.mesh import DATA, FSDP, MODEL
+from hypert5_jax.parallel.mesh import BATCH_AXES, COPY_AXES, FSDP, MODEL
 
 Tree = Any
 Rules = tuple[tuple[str, Any], ...]
@@ -23,21 +24,27 @@ Rules = tuple[tuple[str, Any], ...]
 # leads so that activations [batch, length, embed] split fsdp over the batch while
 # parameters, which have no batch axis, split it over embed.
 RULES: Rules = (
-    (axes.BATCH, (DATA, FSDP)),
+    (axes.BATCH, BATCH_AXES),
+    # A head's output kernel lies over model and fsdp both and is never gathered: what it
+    # is multiplied with comes to it from all along fsdp, and the products go back to
+    # their rows, where the second rule is left for them. model leads, so that going back
+    # is one exchange along fsdp.
+    (axes.COPY_BATCH, COPY_AXES),
+    (axes.PHI_OUT, (MODEL, FSDP)),
+    (axes.PHI_OUT, MODEL),
     (axes.VOCAB, MODEL),
     (axes.MLP, MODEL),
     (axes.HEADS, MODEL),
     (axes.JOINED_KV, MODEL),
-    (axes.PHI_OUT, MODEL),
+    (axes.HEAD_HIDDEN, MODEL),
     (axes.EMBED, FSDP),
-    # A head's output map has no embed axis, and is by far the largest of what is new.
-    (axes.HEAD_HIDDEN, FSDP),
 )
 
 
 def partition_spec(names: tuple[str | None, ...] | None) -> PartitionSpec:
     """The mesh axes of one array from its logical axis names; None replicates it."""
-    if names is None:
+    if names is None or {axes.EMBED} <= set(names) <= {axes.EMBED, axes.LAYERS}:
+        # A norm's scale: to gather it costs more than its memory is worth.
         return PartitionSpec()
     return nn.logical_to_mesh_axes(names, _total(RULES))
 
@@ -61,35 +68,71 @@ def param_shardings(mesh: Mesh, shapes: Tree, logical: Tree) -> Tree:
     """A NamedSharding for every parameter.
 
     Args:
-      mesh: with axes data, fsdp and model.
+      mesh: of make_mesh.
       shapes: tree of arrays or ShapeDtypeStructs.
       logical: tree like it, of tuples of logical axis names (or None) at its leaves.
 
     Raises:
       UserError: a parameter's axis does not divide by the mesh axes it lies along;
-        the message names the parameter, both axes and both sizes.
+        the message names the parameter, both axes and both sizes, and the sizes of the
+        mesh axis that divide every parameter.
     """
     paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    shardings = []
+    specs, divided = [], []
     for (path, leaf), names in zip(
         paths_and_leaves, structure.flatten_up_to(logical), strict=True
     ):
         spec = partition_spec(names)
-        _check_divides(mesh, path, leaf.shape, names, spec)
-        shardings.append(NamedSharding(mesh, spec))
-    return structure.unflatten(shardings)
+        specs.append(NamedSharding(mesh, spec))
+        for size, name, along in zip(leaf.shape, names or (), spec):
+            divided.append(_Divided(path, str(name), size, _ways(mesh, along)[0]))
+    for one in divided:
+        if one.size % math.prod(mesh.shape[axis] for axis in one.along):
+            raise UserError(_refusal(mesh, one, divided))
+    return structure.unflatten(specs)
 
 
-def _check_divides(mesh, path, shape, names, spec) -> None:
-    for size, name, along in zip(shape, names or (), spec):
-        along, ways = _ways(mesh, along)
-        if size % ways:
-            parameter = "/".join(str(getattr(key, "key", key)) for key in path)
-            raise UserError(
-                f"the mesh does not divide {parameter}: its axis {name!r} has size "
-                f"{size}, mesh axis {'+'.join(along)} has {ways} devices; choose a "
-                f"mesh size that divides {size}"
-            )
+class _Divided(NamedTuple):
+    """One axis of one parameter, and the mesh axes it lies along."""
+
+    path: Any
+    name: str
+    size: int
+    along: tuple[str, ...]
+
+
+def _refusal(mesh: Mesh, wrong: _Divided, divided: Sequence[_Divided]) -> str:
+    parameter = "/".join(str(getattr(key, "key", key)) for key in wrong.path)
+    sizes = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in wrong.along)
+    found = (axis for axis in wrong.along if mesh.shape[axis] > 1)
+    choices = " or ".join(_choices(mesh, axis, divided) for axis in found)
+    return (
+        f"the mesh does not divide {parameter}: its axis {wrong.name!r} has size "
+        f"{wrong.size}, the mesh has {sizes}; choose {choices}"
+    )
+
+
+def _choices(mesh: Mesh, axis: str, divided: Sequence[_Divided]) -> str:
+    """The sizes of a mesh axis that divide all that lies along it, the others kept."""
+
+    def fits(count: int) -> bool:
+        ways = {**mesh.shape, axis: count}
+        return all(
+            one.size % math.prod(ways[along] for along in one.along) == 0
+            for one in divided
+            if axis in one.along
+        )
+
+    counts = [n for n in range(1, mesh.size + 1) if mesh.size % n == 0 and fits(n)]
+    if not counts:
+        return f"another {axis} together with other mesh axes"
+    return f"{axis} {listed(counts)}"
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """ "1, 2 or 4" """
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _ways(mesh: Mesh, along: Any) -> tuple[tuple[str, ...], int]:
@@ -127,7 +170,7 @@ def like_params(mesh: Mesh, tree: Tree, params: Tree, shardings: Tree) -> Tree:
     Returns:
       tree like `tree`. Arrays with as many axes as their parameter lie as it does, but
       for axes that do not divide (the scales of quantised blocks are fewer than what
-      they scale); other arrays are replicated, what is PerDevice lies along data.
+      they scale); other arrays are replicated, what is PerDevice along slice and data.
     """
     structure = jax.tree.structure(params)
     leaves, layouts = jax.tree.leaves(params), jax.tree.leaves(shardings)

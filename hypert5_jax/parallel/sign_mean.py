@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 BITS = 8
+Axis = str | tuple[str, ...]
 
 
 def compress(values: Array, mask: Array) -> tuple[Array, Array, Array]:
@@ -46,9 +47,9 @@ def restore(signs: Array, scales: Array, mask: Array) -> Array:
 
 
 def sign_mean(
-    values: Array, mask: Array, error: Array, server_error: Array, axis_name: str
+    values: Array, mask: Array, error: Array, server_error: Array, axis_name: Axis
 ) -> tuple[Array, Array, Array]:
-    """Called on every device of a mesh axis, inside shard_map.
+    """Called on every device along mesh axes, inside shard_map.
 
     Args:
       values: float32 [l, blocks, block], this device's; blocks divides by the devices.
@@ -56,7 +57,7 @@ def sign_mean(
       error: float32 of that shape, what this device's last compression lost.
       server_error: float32 [l, blocks / devices, block], what its last one as a server
         lost.
-      axis_name: of the mesh axis.
+      axis_name: of the mesh axis, or of several as one.
 
     Returns:
       The mean, the same on all devices and 0 outside the mask, and both new errors.

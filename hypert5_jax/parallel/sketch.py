@@ -17,13 +17,13 @@ from jax import Array
 SUMS = 256
 
 
-def mean_norm(arrays: Sequence[Array], axis_name: str) -> Array:
+def mean_norm(arrays: Sequence[Array], axis_name: str | tuple[str, ...]) -> Array:
     """The L2 norm of the mean over a mesh axis of all arrays together, about.
 
     Args:
       arrays: float32 [pieces, n], this device's; each piece has sums of its own, so that
         stacked layers and separate ones give one number. Exact where n <= SUMS.
-      axis_name: of the mesh axis; called inside shard_map.
+      axis_name: of the mesh axis, or of several; called inside shard_map.
 
     Returns:
       float32 scalar, the same on all devices.

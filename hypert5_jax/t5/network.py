@@ -32,7 +32,10 @@ class TokenEmbedder(nn.Module):
             (cfg.vocab_size, cfg.emb_dim),
             jnp.float32,
         )
+        # Looked up where the table lies, then sent to where the rows are.
+        tokens = nn.with_logical_constraint(tokens, (axes.COPY_BATCH, axes.LENGTH))
         x = jnp.take(table, tokens, axis=0).astype(cfg.dtype)
+        x = nn.with_logical_constraint(x, (axes.COPY_BATCH, axes.LENGTH, axes.EMBED))
         return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.EMBED))
 
 

@@ -12,8 +12,10 @@ steps are the optimiser "adam", and nothing jumps at T_w. A number whose gradien
 all of those steps has v = 0 and takes no part from then on: one bit cannot say 0, and a
 scale divided by √0 + ε would be no step at all.
 
-An update runs on every device of the data axis, inside shard_map, and is given that
-device's gradient; training/step.py sees to it.
+An update runs on every device along the slice and data axes, inside shard_map, and is
+given that device's gradient; training/step.py sees to it. All of them send each other
+signs, within a slice as between slices: how many slices the devices lie in changes no
+number and no state.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from hypert5_jax.core.axes import LAYERS
-from hypert5_jax.parallel.mesh import DATA
+from hypert5_jax.parallel.mesh import COPY_AXES
 from hypert5_jax.parallel.per_device import PerDevice
 from hypert5_jax.parallel.sign_mean import sign_mean
 from hypert5_jax.parallel.sketch import mean_norm
@@ -35,13 +37,13 @@ Tree = Any
 
 
 class PerDeviceOptimiser(optax.GradientTransformation):
-    """An optax transformation that averages gradients over the data axis by itself.
+    """An optax transformation that averages gradients over devices by itself.
 
     Its update takes the gradients of one device, inside shard_map over the mesh; their
     mean over devices is the batch's.
 
     Attributes:
-      mesh: of which the data axis is meant.
+      mesh: of which the slice and data axes are meant.
     """
 
     mesh: Mesh
@@ -136,7 +138,7 @@ def scale_by_adam1bit(
       block_size: numbers that share a scale, a multiple of 8.
       min_size: arrays with fewer numbers, a layer's counted, are averaged in float32.
       axes: tree like the parameters of tuples of logical axis names, or None.
-      devices: along the data axis.
+      devices: along the slice and data axes.
     """
 
     def layout(tree: Tree) -> tuple[list, list[Blocks], Any]:
@@ -163,7 +165,7 @@ def scale_by_adam1bit(
         return Adam1bitState(step, zeros(), zeros(), errors(1), errors(devices))
 
     def full(grads: Tree, state: Adam1bitState) -> Adam1bitState:
-        grads = jax.lax.pmean(grads, DATA)
+        grads = jax.lax.pmean(grads, COPY_AXES)
         if clip_norm is not None:
             clip = optax.clip_by_global_norm(clip_norm)
             grads, _ = clip.update(grads, optax.EmptyState())
@@ -175,7 +177,7 @@ def scale_by_adam1bit(
         leaves, divided, structure = layout(grads)
         if clip_norm is not None:
             rows = [g.reshape(d.layers or 1, -1) for g, d in zip(leaves, divided)]
-            factor = clip_norm / jnp.maximum(mean_norm(rows, DATA), clip_norm)
+            factor = clip_norm / jnp.maximum(mean_norm(rows, COPY_AXES), clip_norm)
             leaves = [g * factor for g in leaves]
         own = [
             (1 - b1) * g + b1 * m
@@ -217,14 +219,14 @@ def _averaged(
 ) -> tuple[Array, PerDevice, PerDevice]:
     """The mean momentum of one array and what its compression lost."""
     if divided.count == 0:
-        return jax.lax.pmean(own, DATA), error, server_error
+        return jax.lax.pmean(own, COPY_AXES), error, server_error
     # Of the device axis a device sees its own place alone.
     mean, lost, server_lost = sign_mean(
         divided.divide(own),
         divided.divide(nu) > 0,
         error.values.reshape(-1, *error.values.shape[-2:]),
         server_error.values.reshape(-1, *server_error.values.shape[-2:]),
-        DATA,
+        COPY_AXES,
     )
     return (
         divided.join(mean, own.shape),

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.parallel.mesh import DATA, FSDP, MODEL
+from hypert5_jax.parallel.mesh import FSDP, MODEL, copies
 from hypert5_jax.parallel.sign_mean import BITS
 from hypert5_jax.training.adam1bit import PerDeviceOptimiser, scale_by_adam1bit
 from hypert5_jax.training.adam8bit import scale_by_adam8bit
@@ -139,7 +139,7 @@ def identity(config: OptimiserConfig, mesh: Mesh) -> str:
         f"{config.min_compressed_size}"
     )
     if config.name == "adam1bit":
-        text += f", {mesh.shape[DATA]} data devices"
+        text += f", {copies(mesh)} data devices"
     return f"{text})"
 
 
@@ -168,7 +168,7 @@ def _adam1bit(
             config.block_size,
             config.min_compressed_size,
             axes,
-            mesh.shape[DATA],
+            copies(mesh),
         ),
         optax.scale_by_learning_rate(schedule),
     )

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import per_device, rules
-from hypert5_jax.parallel.mesh import DATA
+from hypert5_jax.parallel.mesh import COPY_AXES, copies
 from hypert5_jax.training.adam1bit import PerDeviceOptimiser
 from hypert5_jax.training.state import TrainState
 
@@ -65,7 +65,7 @@ def make_step(
             "the batch, which microbatches would tear apart; use microbatches=1"
         )
     mesh = optimiser.mesh if isinstance(optimiser, PerDeviceOptimiser) else None
-    devices = 1 if mesh is None else mesh.shape[DATA]
+    devices = 1 if mesh is None else copies(mesh)
     if mesh is not None and system.variant.learned_batch > 1:
         raise UserError(
             f"adam1bit with learned_batch={system.variant.learned_batch}: each learned φ "
@@ -104,17 +104,17 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         if mesh is not None:
-            rng = jax.random.fold_in(rng, jax.lax.axis_index(DATA))
+            rng = jax.random.fold_in(rng, jax.lax.axis_index(COPY_AXES))
         grads, sums = accumulated(state, batch, rng)
         if mesh is not None:
-            sums = jax.lax.psum(sums, DATA)
+            sums = jax.lax.psum(sums, COPY_AXES)
         # A batch without a single weighted token has gradient 0, not 0 / 0. The mean
         # over devices of what they have for a gradient is that of the batch.
         weight = jnp.where(sums["weight"] > 0, sums["weight"], 1.0) / devices
         grads = jax.tree.map(lambda g: g / weight, grads)
         norm = optax.global_norm(grads)
         if mesh is not None:
-            norm = jnp.sqrt(jax.lax.pmean(jnp.square(norm), DATA))
+            norm = jnp.sqrt(jax.lax.pmean(jnp.square(norm), COPY_AXES))
         updates, opt_state = optimiser.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         state = TrainState(state.step + 1, trainable, state.frozen, opt_state)
@@ -124,7 +124,7 @@ def make_step(
 
 
 def _on_each_device(step: Step, mesh: Mesh) -> Step:
-    """The step, each device of the data axis at its own rows and its own errors."""
+    """The step, each copy of the model at its own rows and its own errors."""
 
     def one_device(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         with rules.inactive():
@@ -140,7 +140,7 @@ def _on_each_device(step: Step, mesh: Mesh) -> Step:
         return jax.shard_map(
             one_device,
             mesh=mesh,
-            in_specs=(of_state, PartitionSpec(DATA)),
+            in_specs=(of_state, PartitionSpec(COPY_AXES)),
             out_specs=(of_state, everywhere),
             check_vma=False,
         )(state, batch)

@@ -82,7 +82,9 @@ def test_options_in_chunks_are_the_same(plain, monkeypatch):
     assert_same(ranked(machine), plain[0])
 
 
-@pytest.mark.parametrize("config", [MeshConfig(), MeshConfig(data=2, fsdp=4)], ids=str)
+@pytest.mark.parametrize(
+    "config", [MeshConfig(fsdp=4), MeshConfig(slice=2, fsdp=2, model=2)], ids=str
+)
 def test_eight_devices_say_what_one_says(config, plain):
     machine = answerer(mesh=make_mesh(config))
     assert_same(ranked(machine), plain[0])

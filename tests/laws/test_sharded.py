@@ -1,20 +1,23 @@
-"""Sharded over 2 x 4 devices, whichever rules are in use, equals a single device."""
+"""Sharded over 8 devices, whichever rules are in use, equals a single device: the loss,
+its gradient, and what an optimiser makes of it."""
+
+import dataclasses
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from hypert5_jax.core import trees
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
-from hypert5_jax.parallel import rules
+from hypert5_jax.parallel import feed, rules
 from hypert5_jax.parallel.mesh import MeshConfig, make_mesh
-from hypert5_jax.phi.spec import PrefixSpec
+from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
 from hypert5_jax.t5.config import T5Config
-from hypert5_jax.training.loop import TrainConfig, train
-from hypert5_jax.training.optimisers import OptimiserConfig
-from hypert5_jax.training.schedules import ScheduleConfig
-from hypert5_jax.training.state import InitialParams
+from hypert5_jax.training import state as states
+from hypert5_jax.training.optimisers import OptimiserConfig, make_optimiser
+from hypert5_jax.training.step import make_step
 from tests.models import random_batch, random_params
 
 SIZES = T5Config(
@@ -28,55 +31,130 @@ SIZES = T5Config(
     dtype="float32",
     remat="none",
 )
-SYSTEM = System(SIZES, Variant(prefix=PrefixSpec(length=3)))
+LEARNED = Variant(source="learned", trainable=("phi",), context="none")
+SYSTEMS = {
+    "prefix": System(SIZES, Variant(prefix=PrefixSpec(length=3))),
+    "lora": System(SIZES, Variant("lora", lora=LoRASpec(rank=2, maps=("out",)))),
+    "learned": System(SIZES, dataclasses.replace(LEARNED, prefix=PrefixSpec(length=3))),
+    "learned mlp": System(
+        SIZES,
+        dataclasses.replace(
+            LEARNED, prefix=PrefixSpec(length=3), parametrisation="mlp"
+        ),
+    ),
+}
 MESHES = {
-    "single": MeshConfig(),
-    "data x tensor": MeshConfig(data=2, model=4),
-    "data x fsdp": MeshConfig(data=2, fsdp=4),
+    "data": MeshConfig(),
+    "fsdp": MeshConfig(fsdp=8),
+    "data x fsdp": MeshConfig(fsdp=4),
+    "data x model": MeshConfig(model=4),
+    "fsdp x model": MeshConfig(fsdp=2, model=4),
+    "data x fsdp x model": MeshConfig(fsdp=2, model=2),
+    "slice x data x fsdp": MeshConfig(slice=2, fsdp=2),
+    "slice x fsdp x model": MeshConfig(slice=2, fsdp=2, model=2),
+}
+# eps 1 makes Adam's update smooth in the gradient: with the usual 1e-8 an entry whose
+# gradient is mere rounding would move by a full step either way.
+OPTIMISERS = {
+    "adamw": OptimiserConfig("adamw", eps=1.0, weight_decay=0.1),
+    "adafactor": OptimiserConfig("adafactor", min_dim_size_to_factor=4),
+    "adam8bit": OptimiserConfig(
+        "adam8bit", eps=1.0, block_size=8, min_compressed_size=8
+    ),
 }
 
 
-def trained(mesh, devices):
-    config = TrainConfig(
-        steps=2,
-        frozen_dtype="float32",
-        mesh=mesh,
-        # eps 1 makes Adam's update smooth in the gradient: with the usual 1e-8 an entry
-        # whose gradient is mere rounding would move by a full step either way.
-        optimiser=OptimiserConfig(eps=1.0, clip_norm=None),
-        schedule=ScheduleConfig(name="constant", learning_rate=0.5),
+def one_step(system, optimiser, config, devices):
+    """(sums, gradients, parameters) of a step, by path, and where parameters lie."""
+    mesh = make_mesh(config, devices)
+    axes = system.logical_axes()
+    trainable, frozen = states.partition(
+        random_params(system), system.variant.trainable, "float32"
+    )
+    # The state of an optimiser that changes nothing is the gradient it was given.
+    keep = optax.GradientTransformation(
+        lambda params: jax.tree.map(np.zeros_like, params), lambda g, *_: (g, g)
+    )
+    made = make_optimiser(
+        OPTIMISERS[optimiser], lambda _: 0.5, {g: axes[g] for g in trainable}, mesh
+    )
+    chained = optax.chain(keep, made)
+    state = states.new_state(trainable, frozen, chained)
+    shardings = states.state_shardings(mesh, jax.eval_shape(lambda: state), axes)
+    step = jax.jit(
+        make_step(system, chained, seed=0, microbatches=1),
+        out_shardings=(shardings, rules.replicated(mesh)),
+    )
+    batch = random_batch(rows=16, contexts=8, seed=1)
+    with jax.set_mesh(mesh), rules.activate():
+        batch = feed.to_mesh(batch, feed.batch_sharding(mesh))
+        state, sums = step(jax.device_put(state, shardings), batch)
+    return (
+        {name: float(value) for name, value in sums.items()},
+        trees.flatten(state.opt_state[0]),
+        trees.flatten(state.trainable),
+        trees.flatten(shardings.trainable),
     )
 
-    def batches(start):
-        step = start
-        while True:
-            yield random_batch(rows=16, contexts=8, seed=step)
-            step += 1
 
-    initial = InitialParams(random_params(SYSTEM), {})
-    return train(SYSTEM, config, batches, initial, devices=devices)
+# Compiled once for all meshes they are compared with.
+SINGLE: dict[tuple[str, str], tuple] = {}
 
 
-@pytest.fixture(scope="module")
-def single():
-    return trained(MESHES["single"], jax.devices()[:1])
+def single(system, optimiser):
+    key = system, optimiser
+    if key not in SINGLE:
+        SINGLE[key] = one_step(
+            SYSTEMS[system], optimiser, MeshConfig(), jax.devices()[:1]
+        )
+    return SINGLE[key]
 
 
-@pytest.mark.parametrize("name", ["data x tensor", "data x fsdp"])
-def test_sharded_training_equals_a_single_device(name, single):
-    sharded = trained(MESHES[name], jax.devices())
-    np.testing.assert_allclose(
-        sharded.metrics["train/grad_norm"], single.metrics["train/grad_norm"], rtol=1e-5
-    )
-    expected = trees.flatten(single.params)
-    split = 0
-    for path, leaf in trees.flatten(sharded.params).items():
-        np.testing.assert_allclose(leaf, expected[path], rtol=1e-4, atol=1e-5)
-        split += not leaf.sharding.is_fully_replicated
-    assert split > 10
+def check(system, optimiser, mesh):
+    found = one_step(SYSTEMS[system], optimiser, MESHES[mesh], jax.devices())
+    expected = single(system, optimiser)
+    for name, value in expected[0].items():
+        assert found[0][name] == pytest.approx(value, rel=2e-5), name
+    for which, atol in ((1, 2e-6), (2, 2e-5)):
+        for path, leaf in expected[which].items():
+            np.testing.assert_allclose(
+                found[which][path], leaf, rtol=1e-4, atol=atol, err_msg=path
+            )
+    if mesh != "data":
+        split = [path for path, at in found[3].items() if not at.is_fully_replicated]
+        assert split
+    assert any(np.abs(leaf).max() > 1e-3 for leaf in expected[1].values())
+
+
+# One of each rule and of each source of φ here, all others among the slow tests.
+FAST = (
+    ("prefix", "adamw", "data x fsdp x model"),
+    ("lora", "adafactor", "slice x fsdp x model"),
+    ("learned", "adam8bit", "fsdp x model"),
+)
+
+
+@pytest.mark.parametrize(("system", "optimiser", "mesh"), FAST)
+def test_a_step_over_eight_devices_equals_one(system, optimiser, mesh):
+    check(system, optimiser, mesh)
+
+
+ALL = [(system, "adamw", mesh) for system in SYSTEMS for mesh in MESHES] + [
+    ("prefix", optimiser, mesh)
+    for optimiser in ("adafactor", "adam8bit")
+    for mesh in MESHES
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "optimiser", "mesh"), [case for case in ALL if case not in FAST]
+)
+def test_every_rule_table_equals_one_device(system, optimiser, mesh):
+    check(system, optimiser, mesh)
 
 
 def test_shapes_are_the_same_under_a_mesh_that_splits_them():
-    expected = SYSTEM.abstract_params()
+    expected = SYSTEMS["prefix"].abstract_params()
     with jax.set_mesh(make_mesh(MESHES["data x fsdp"])), rules.activate():
-        assert SYSTEM.abstract_params() == expected
+        assert SYSTEMS["prefix"].abstract_params() == expected
