@@ -7,6 +7,7 @@ from etils import epath
 from hypert5_jax.adapting import description
 from hypert5_jax.adapting.description import Description
 from hypert5_jax.checkpoints import store
+from hypert5_jax.checkpoints.shared_folder import require_shared
 from hypert5_jax.config.data import DataConfig, batches_from
 from hypert5_jax.config.evaluation_data import open_evaluation
 from hypert5_jax.config.judging import judge, results_of
@@ -105,6 +106,7 @@ def _train(run: TrainRun, config_text: str) -> bool:
 
     # 2. training: from the initial parameters or the newest checkpoint to the end
     model_dir = epath.Path(run.model_dir)
+    require_shared(model_dir)
     share = _share(run)
     one_writes = hosts.is_writer()
     writers = default_writers(model_dir, run.tensorboard) if one_writes else []
