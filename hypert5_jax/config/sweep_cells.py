@@ -199,7 +199,7 @@ def run_cells(cells: Sequence[Cell]) -> bool:
     """
     with Interruption() as interruption:
         for number, cell in enumerate(cells, start=1):
-            if interruption.asked(0):
+            if interruption.asked():
                 return False
             print(f"\n== {number}/{len(cells)} {cell.name}", flush=True)
             if not train_and_judge(cell.run, cell.config_text):
