@@ -12,6 +12,7 @@ after a newer one is sealed, so that at any moment a whole one exists.
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -363,9 +364,10 @@ def _find(path: epath.Path) -> epath.Path | None:
 
 def _reason(error: BaseException) -> str:
     """The error in a line; of TensorStore's call chain only what the system said."""
-    line = (str(error) or repr(error)).splitlines()[0]
-    system = re.search(r"([^:\[\]]+) \[os_error_code=", str(error))
-    return system[1].strip() if system else line[:300]
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error) or repr(error)).splitlines()[0][:300]
 
 
 def _of_first_process(ask: Callable[[], int]) -> int:

@@ -8,6 +8,7 @@ share: it is known also of one that was killed.
 import dataclasses
 import faulthandler
 import functools
+import gc
 import json
 import mmap
 import os
@@ -173,6 +174,7 @@ def _be_child(
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         faulthandler.enable()
+        gc.disable()  # a life is short, and collecting copies what the fork shares
         watch = _Watch(table, moment, here)
         watch.begin("starting")
         watch.wrap_all()
