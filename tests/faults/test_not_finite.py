@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import os
+import re
+import shlex
 import signal
 
 import jax
@@ -11,14 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hypert5_jax import show
 from hypert5_jax.checkpoints.store import CheckpointConfig, load_params
+from hypert5_jax.config.data import DataConfig, batches_from, name_batch
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.reporting.writers import JsonlWriter
 from hypert5_jax.training import optimisers
 from hypert5_jax.training.loop import TrainConfig, train
 from hypert5_jax.training.schedules import ScheduleConfig, make_schedule
 from hypert5_jax.training.state import TrainState, partition
 from hypert5_jax.training.step import make_step
+from tests.data.toy_mixture import plain, write_mixture
 from tests.training import toy
 
 SYSTEM = toy.ToySystem()
@@ -142,3 +148,22 @@ def test_settings_that_mean_nothing_are_refused():
     for wrong in ({"on_nan": "pass"}, {"on_stall": "no"}, {"max_skips": -1}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             TrainConfig(**wrong)
+
+
+def test_the_message_names_the_command_that_shows_the_batch(tmp_path, capsys):
+    mixture = write_mixture(tmp_path / "toy", plain([9, 7]))
+    lengths = {"hyper_inputs": 24, "inputs": 6, "targets": 4}
+    config = DataConfig(
+        mixture="toy",
+        batch_size=4,
+        row_format=RowFormat(lengths=lengths, max_shots=2, targets_per_context=2),
+        prepared_dir=str(tmp_path),
+    )
+    said = name_batch(mixture, config, seed=3, step=5)
+    assert said.startswith("contexts 8 to 9 of the stream, of the tasks t")
+    show.main(shlex.split(said.split("python -m hypert5_jax.show ")[1]))
+    shown = re.findall(r"(\w+) \[.*\n +ids: (.*)", capsys.readouterr().out)
+    batch = next(batches_from(mixture, config, 3, 4))
+    for name in ("hyper_inputs", "inputs", "targets"):
+        rows = [row[row != 0].tolist() for row in getattr(batch, name)]
+        assert [list(map(int, ids.split())) for n, ids in shown if n == name] == rows
