@@ -62,9 +62,7 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
             write_whole(epath.Path(run.output_dir) / "config.gin", config_text)
 
         # 3. judging, unit by unit
-        evaluation = Evaluation(
-            opened, answerer, folder, stop=lambda: interruption.asked(0)
-        )
+        evaluation = Evaluation(opened, answerer, folder, stop=interruption.asked)
         judged = evaluation.judge_all()
     if judged is None:
         return False

@@ -8,7 +8,7 @@ from hypert5_jax.adapting import description
 from hypert5_jax.adapting.description import Description
 from hypert5_jax.checkpoints import store
 from hypert5_jax.checkpoints.shared_folder import require_shared
-from hypert5_jax.config.data import DataConfig, batches_from
+from hypert5_jax.config.data import DataConfig, batches_from, name_batch
 from hypert5_jax.config.evaluation_data import open_evaluation
 from hypert5_jax.config.judging import judge, results_of
 from hypert5_jax.config.opening import open_data
@@ -131,6 +131,7 @@ def _train(run: TrainRun, config_text: str) -> bool:
         stream=run.data.stream_identity(mixture),
         label=run.data.mixture,
         on_start=on_start,
+        name_batch=lambda step: name_batch(mixture, run.data, run.train.seed, step),
     )
 
     # 3. where it stands

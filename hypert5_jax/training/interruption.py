@@ -1,4 +1,4 @@
-"""SIGTERM as a question the loop asks at each step boundary."""
+"""SIGTERM, or the cluster's notice, as a question the loop asks at each step boundary."""
 
 import itertools
 import signal
@@ -14,9 +14,15 @@ _calls = itertools.count()
 class Interruption:
     """While entered, SIGTERM sets a flag instead of ending the process.
 
-    Outside the main thread, where Python allows no signal handlers, it never fires.
-    Over several processes they agree on the step to stop at, which needs
-    `jax.distributed` to be running (it listens for SIGTERM itself).
+    Outside the main thread, where Python allows no signal handlers, it never fires. The
+    flag is set when the main thread is next in Python: a step or a compilation that is
+    under way ends first.
+
+    Over several processes, of which perhaps only one is told to go, they agree on the
+    step to stop at. The coordination service of `jax.distributed`, which must be running,
+    listens for SIGTERM itself from its start on, hands the notice on to all, and picks the
+    next time that none of them has asked about yet: so every process must ask as often as
+    the others.
     """
 
     def __init__(self) -> None:
@@ -42,8 +48,8 @@ class Interruption:
         if self._installed:
             signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
 
-    def asked(self, step: int) -> bool:
-        """Whether to save and stop before making step `step`."""
+    def asked(self) -> bool:
+        """Whether to save and stop now, before the next step."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 

@@ -179,7 +179,7 @@ def train(
         )
 
         # 3. The loop.
-        while run.at < config.steps and not interruption.asked(run.at):
+        while run.at < config.steps and not interruption.asked():
             run.make_step()
             run.report()
 
