@@ -6,9 +6,11 @@ a loop's body as often as it is run, and each operation is given
 * operations of matrix products and of vector units, counted from shapes;
 * bytes it reads from and writes to HBM (what lies on the chip itself is not among them,
   and of an array of which it takes a slice only the slice is);
-* cycles, where the TPU compiler wrote an estimate beside it;
-* seconds: the longest of the matrix units (the compiler's cycles, or without them the
-  chip's peak), the vector units and the memory, as if the other two were hidden below it.
+* seconds: the longest of matrix units, vector units and memory at the chip's full rate, as
+  if the other two were hidden below it. The compiler's own `optimal_seconds` is that, too;
+* cycles, where the TPU compiler wrote beside it what it reckons with when it chooses tiles:
+  the matrix units' waste on narrow products is in it, and for what is bound by memory
+  several times what the memory needs.
 """
 
 import dataclasses
@@ -37,7 +39,8 @@ class Operation:
       product_flops, vector_operations, hbm_bytes, cycles: of all its runs.
       sent: what it sends, if it is a collective; of one run.
       early: it is started early and waited for later: the others hide it.
-      seconds: of all its runs.
+      seconds: of all its runs, at the chip's full rates.
+      slow_seconds: the same, or the compiler's cycles if they are more.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Operation:
     sent: Sent | None
     early: bool
     seconds: float
+    slow_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,31 +89,39 @@ class Costs:
                 found[key] = times + one.times, nbytes + one.times * one.sent.nbytes
         return found
 
+    def _sum(self, name: str, early: bool, collectives: bool) -> float:
+        return sum(
+            getattr(one, name)
+            for one in self.operations
+            if one.early == early and (one.sent is not None) == collectives
+        )
+
     @property
     def compute_seconds(self) -> float:
         """Of everything that is no collective and not started early."""
-        return sum(
-            one.seconds for one in self.operations if not one.early and not one.sent
-        )
+        return self._sum("seconds", early=False, collectives=False)
 
     @property
     def collective_seconds(self) -> tuple[float, float]:
         """(of those that stop the rest, of those that are started early)."""
-        found = [0.0, 0.0]
-        for one in self.operations:
-            if one.sent is not None:
-                found[one.early] += one.seconds
-        return found[0], found[1]
+        stop, early = (self._sum("seconds", e, collectives=True) for e in (False, True))
+        return stop, early
 
     def memory_seconds(self, chip: Chip) -> float:
         """Of all bytes from and to HBM, those fetched early too."""
         return self.total("hbm_bytes") / chip.hbm_bandwidth
 
-    def seconds(self, chip: Chip) -> float:
+    def seconds(self, chip: Chip, name: str = "seconds") -> float:
         """Of the step: operations one after another, as the compiler scheduled them;
-        what was started early costs what the others do not hide."""
+        what was started early costs what the others do not hide.
+
+        Args:
+          chip: that it runs on.
+          name: "seconds", or "slow_seconds" with the compiler's cycles.
+        """
         stops, early = self.collective_seconds
-        busy = max(self.compute_seconds, self.memory_seconds(chip))
+        compute = self._sum(name, early=False, collectives=False)
+        busy = max(compute, self.memory_seconds(chip))
         return max(busy, early) + stops
 
     def least_seconds(self, chip: Chip) -> float:
@@ -184,8 +196,11 @@ def _operation(
     cycles = one.estimated_cycles
     if not (products or vectors or nbytes or cycles):
         return None
-    matrix = cycles / chip.clock if products and cycles else products / chip.peak_flops
-    seconds = max(matrix, vectors / chip.vector_rate, nbytes / chip.hbm_bandwidth)
+    seconds = max(
+        products / chip.peak_flops,
+        vectors / chip.vector_rate,
+        nbytes / chip.hbm_bandwidth,
+    )
     return Operation(
         name=one.name,
         kind=one.opcode,
@@ -198,6 +213,7 @@ def _operation(
         sent=None,
         early=one.opcode.endswith("-start"),
         seconds=times * seconds,
+        slow_seconds=times * max(seconds, cycles / chip.clock),
     )
 
 
@@ -224,6 +240,7 @@ def _collective(
         rate /= chip.axes  # along one axis of the torus
     if NETWORK_AXIS in what.axes:
         rate = NETWORK_BANDWIDTH
+    seconds = times * what.nbytes / rate
     return Operation(
         name=one.name,
         kind=what.kind,
@@ -235,5 +252,6 @@ def _collective(
         cycles=0,
         sent=what,
         early=what.overlaps,
-        seconds=times * what.nbytes / rate,
+        seconds=seconds,
+        slow_seconds=seconds,
     )

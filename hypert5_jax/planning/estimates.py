@@ -12,13 +12,14 @@ Json = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What is computed from `compiled.compile_and_measure`'s answer.
+    """What is computed from the answer of `compiled.measures`.
 
     Attributes:
       seconds: of a step.
       flops_ratio: compiled FLOPs of all devices over model FLOPs: what is computed again
         or for nothing.
       mfu: model FLOPs a second over the chips' peak.
+      slow_seconds, slow_mfu: the same by the compiler's cycles.
       tokens_per_second: of one chip.
       hours: of all steps.
       chip_hours: the same, times chips.
@@ -28,6 +29,8 @@ class Estimate:
     seconds: float
     flops_ratio: float
     mfu: float
+    slow_seconds: float
+    slow_mfu: float
     tokens_per_second: float
     hours: float
     chip_hours: float
@@ -50,10 +53,13 @@ def estimate(
     chip = read(measured["topology"]).chip
     chips, seconds = measured["chips"], costs["seconds"]
     hours = steps * seconds / 3600
+    ideal = measured["model_flops"] / (chips * chip.peak_flops)
     return Estimate(
         seconds=seconds,
         flops_ratio=costs["flops"] * chips / measured["model_flops"],
-        mfu=measured["model_flops"] / (seconds * chips * chip.peak_flops),
+        mfu=ideal / seconds,
+        slow_seconds=costs["slow_seconds"],
+        slow_mfu=ideal / costs["slow_seconds"],
         tokens_per_second=measured["tokens"] / seconds / chips,
         hours=hours,
         chip_hours=hours * chips,

@@ -20,7 +20,7 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
     """One program's paragraph.
 
     Args:
-      measured: of `compiled.compile_and_measure`.
+      measured: of `compiled.measures`.
       found: of `estimates.estimate`.
       steps: that the run makes; 0 leaves the run's days out.
     """
@@ -47,11 +47,11 @@ def _memory(measured: Json) -> Iterator[str]:
     for what in ("temporaries", "code"):
         if what in memory:
             yield f"    {what:24}{memory[what] / GIB:8.2f}"
-    if measured.get("kept"):
-        yield (
-            f"      of them kept for the backward pass {measured['kept'] / GIB:.2f} "
-            "(counted in the traced step)"
-        )
+        if what == "temporaries" and measured["kept"]:
+            yield (
+                f"      kept for the backward pass: {measured['kept'] / GIB:.2f}, as "
+                "counted in the traced step"
+            )
     verdict = {True: "fits", False: "DOES NOT FIT", None: "fits or not: unknown"}
     if "peak" in memory:
         most = f" of {memory['limit'] / GIB:.2f}" if "limit" in memory else ""
@@ -86,13 +86,13 @@ def _time(measured: Json, found: Estimate) -> Iterator[str]:
     costs = measured["costs"]
     parts = ", ".join(f"{name} {s * 1e3:,.0f}" for name, s in costs["parts"].items())
     yield (
-        f"  time: {found.seconds * 1e3:,.1f} ms estimated (at least "
-        f"{costs['least_seconds'] * 1e3:,.1f}; the compiler's cycles one after another "
-        f"{costs['cycles_seconds'] * 1e3:,.1f})"
+        f"  time: {found.seconds * 1e3:,.1f} ms with every operation at the chip's full "
+        f"rate, {found.slow_seconds * 1e3:,.1f} by the compiler's cycles"
     )
     yield f"    ms of {parts}"
     yield (
-        f"  MFU {found.mfu:.1%}, {found.tokens_per_second:,.0f} tokens a second and chip"
+        f"  MFU {found.mfu:.1%} ({found.slow_mfu:.1%} by the compiler's cycles), "
+        f"{found.tokens_per_second:,.0f} tokens a second and chip"
     )
 
 
@@ -111,15 +111,15 @@ def trace_text(measured: Json, count: int = 25) -> str:
     total = costs["seconds"]
     lines = [f"{measured['program']}: the most expensive operations"]
     lines.append(
-        "        ms  share   times  at peak: matrix  vector  memory  operation"
+        "        ms  share   times  ms at full rate: matrix  vector  memory  cycles  operation"
     )
     for one in costs["operations"][:count]:
         peak = one["at_peak"]
         lines.append(
             f"  {one['seconds'] * 1e3:8.2f} {one['seconds'] / total:6.1%} "
-            f"{one['times']:7}  {peak['matrix'] * 1e3:15.2f} {peak['vector'] * 1e3:7.2f} "
-            f"{peak['memory'] * 1e3:7.2f}  {one['kind']} {one['name']}"
-            f"{' (overlaps)' if one['early'] else ''}"
+            f"{one['times']:7}  {peak['matrix'] * 1e3:23.2f} {peak['vector'] * 1e3:7.2f} "
+            f"{peak['memory'] * 1e3:7.2f} {one['slow_seconds'] * 1e3:7.2f}  "
+            f"{one['kind']} {one['name']}{' (overlaps)' if one['early'] else ''}"
         )
         if one["source"]:
             lines.append(f"{'':28}{_short(one['source'])}")
