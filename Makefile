@@ -6,6 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PARITY_INSTALLED := $(VENV)/.installed-parity
+# Beside the environment, not in it: where jax finds libtpu and no TPU, every program that
+# uses jax begins with a page of warnings.
+LIBTPU := $(VENV)/libtpu
+LIBTPU_INSTALLED := $(VENV)/.installed-libtpu
 CONSTRAINTS := constraints/constraints-py311.txt constraints/constraints-py312.txt
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check \
 	--constraint "$$($(BIN)/python constraints/choose.py)"
@@ -21,7 +25,8 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds small test test-slow check format parity bench
+.PHONY: help install quickstart quickstart-seeds small test test-slow test-plan check \
+	format parity bench
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -62,6 +67,9 @@ format: $(INSTALLED)  ## rewrite files the way `check` wants them
 parity: $(PARITY_INSTALLED)  ## our T5, formats and decoding against Hugging Face's (installs torch)
 	OPTIMISED=1 $(BIN)/python -m pytest -q -m parity tests/t5 tests/checkpoints tests/inference
 
+test-plan: $(LIBTPU_INSTALLED)  ## plans made with the TPU compiler (installs libtpu)
+	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest -q --durations=10 -m tpu_compiler tests/planning
+
 bench: $(PARITY_INSTALLED)  ## our training step against Hugging Face's (installs torch)
 	$(KEEP_MEMORY) $(BIN)/python benchmarks/train_step.py
 
@@ -78,4 +86,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 
 $(PARITY_INSTALLED): $(INSTALLED)
 	$(PIP_INSTALL) --editable '.[data,dev,parity,serve]'
+	@touch $@
+
+$(LIBTPU_INSTALLED): $(INSTALLED)
+	$(PIP_INSTALL) --quiet --no-deps --upgrade --target $(LIBTPU) libtpu
 	@touch $@

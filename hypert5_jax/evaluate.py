@@ -15,6 +15,7 @@ from hypert5_jax.config.judging import judge
 from hypert5_jax.config.sweep_cells import is_sweep
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import hosts
 
 _LISTS = re.compile(r"--(contexts|seeds)=(.*)")
 
@@ -26,13 +27,14 @@ def main(argv: Sequence[str]) -> int:
         "hypert5_jax.evaluate", __doc__, [_as_gin(argument) for argument in argv]
     )
     run, config_text = _configured(arguments)
+    hosts.start(arguments.hosts)
     opened = open_evaluation(run)
     for line in opened.cut:
-        print(line)
+        hosts.say(line)
     if arguments.dry_run:
-        print(config_text)
+        hosts.say(config_text)
         tasks = f"{len(opened.tasks)} tasks under {', '.join(run.contexts)}"
-        print(f"{len(opened.units)} units: {tasks}")
+        hosts.say(f"{len(opened.units)} units: {tasks}")
         return 0
 
     # 2. judging

@@ -33,6 +33,7 @@ from hypert5_jax.data.rows import to_arrays
 from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
+from hypert5_jax.parallel import hosts
 from hypert5_jax.phi.types import Phi
 from hypert5_jax.preparation.first_use import ensure_prepared
 from hypert5_jax.preparation.quickstart import corpus, vocabulary
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
         "hypert5_jax.quickstart", __doc__, [_seeds_binding(arg) for arg in argv]
     )
     run, config_text = gin_files.build(QuickstartRun, arguments)
+    hosts.require_alone(arguments.hosts, "the quickstart")
     if arguments.dry_run:
         print(config_text)
         return 0

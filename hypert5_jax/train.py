@@ -3,6 +3,8 @@
 Started again with the same MODEL_DIR, a run continues from its newest whole checkpoint;
 one that is done is passed over. A gin file that binds a TrainSweep is a list of runs,
 done one after another. SIGTERM saves at the next step and ends with code 0.
+
+Started once on every host, it is one run over all of them (docs/tpu.md).
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from hypert5_jax.config.sweep_cells import (
 )
 from hypert5_jax.config.train_and_judge import check_prepared, train_and_judge
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
+from hypert5_jax.parallel import hosts
 from hypert5_jax.training.table import parameter_table
 
 STOPPED = "stopped; the same command continues from there"
@@ -30,11 +33,12 @@ def main(argv: Sequence[str]) -> int:
 
     # 1. configuration: gin files -> one frozen dataclass, checked without memory
     run, config_text = gin_files.build(TrainRun, arguments)
+    hosts.start(arguments.hosts)
     shapes = check_abstractly(run)
     if arguments.dry_run:
-        print(config_text)
-        print(parameter_table(shapes))
-        print(check_prepared(run))
+        hosts.say(config_text)
+        hosts.say(parameter_table(shapes))
+        hosts.say(check_prepared(run))
         return 0
 
     # 2. training, and the judgement at its end
@@ -46,11 +50,12 @@ def main(argv: Sequence[str]) -> int:
 def _sweep(arguments: gin_files.GinArguments) -> int:
     # 1. all cells, checked before the first of them trains
     sweep, cells = build_sweep(arguments)
+    hosts.start(arguments.hosts)
     check_cells(cells)
     if arguments.dry_run:
         for cell in cells:
-            print(f"{cell.run.model_dir}  ({cell.recipe})")
-        print(f"{len(cells)} cells in {sweep.output_dir}")
+            hosts.say(f"{cell.run.model_dir}  ({cell.recipe})")
+        hosts.say(f"{len(cells)} cells in {sweep.output_dir}")
         return 0
 
     # 2. one after another
@@ -58,7 +63,7 @@ def _sweep(arguments: gin_files.GinArguments) -> int:
     if not run_cells(cells):
         print(STOPPED)
         return 0
-    print(f"done: {len(cells)} cells in {sweep.output_dir}")
+    hosts.say(f"done: {len(cells)} cells in {sweep.output_dir}")
     return 0
 
 

@@ -23,7 +23,7 @@ from hypert5_jax.evaluation.appended import AppendedLines
 from hypert5_jax.evaluation.results import ResultsFolder, write_whole
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
-from hypert5_jax.parallel import rules
+from hypert5_jax.parallel import hosts, rules
 from hypert5_jax.parallel.mesh import batch_ways, make_mesh
 from hypert5_jax.training.initial import initial_params
 from hypert5_jax.training.state import fingerprints
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     # 1. configuration, data, and the runs whose φ others start from
     arguments = gin_files.read_arguments("hypert5_jax.tune", __doc__, argv)
     run, config_text = gin_files.build(TuneRun, arguments)
+    hosts.require_alone(arguments.hosts, "tuning")
     folder = _local(run.output_dir)
     mesh = make_mesh(run.mesh)
     _check_rows(run, batch_ways(mesh))
@@ -93,16 +94,11 @@ def _local(output_dir: str) -> epath.Path:
 
 
 def _check_rows(run: TuneRun, ways: int) -> None:
-    if jax.process_count() > 1:
-        raise UserError(
-            f"tuning was started on {jax.process_count()} hosts; it runs in one process, "
-            "on all devices of one host"
-        )
     if (run.batch_size // run.microbatches) % ways:
         raise UserError(
             f"{run.microbatches} microbatches of a batch of {run.batch_size} do not "
-            f"divide over {ways} devices (slice x data x fsdp); make batch_size a multiple of "
-            f"{ways * run.microbatches}"
+            f"divide over {ways} devices (slice x data x fsdp); make batch_size a "
+            f"multiple of {ways * run.microbatches}"
         )
 
 

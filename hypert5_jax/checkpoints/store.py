@@ -23,6 +23,7 @@ from etils import epath
 from hypert5_jax.checkpoints import manifest
 from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import hosts
 
 Tree = Any
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class Saved:
 class CheckpointStore:
     """Writes and reads the checkpoints of one run.
 
-    One process of a run owns the writing; every process calls every method.
+    Every process calls every method and writes its own parts of the arrays; process 0
+    alone seals, deletes and decides what is whole.
     """
 
     def __init__(self, directory: str | epath.Path, config: CheckpointConfig):
@@ -102,7 +104,7 @@ class CheckpointStore:
         """
         self.wait()
         target = self.directory / str(step)
-        if manifest.damage(target, checksums=False) is None:
+        if hosts.told(lambda: manifest.damage(target, checksums=False)) is None:
             return
         if self._writer is None:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -135,9 +137,12 @@ class CheckpointStore:
         """In the background: waits for Orbax's rename, seals, then drops old ones."""
         try:
             writer.wait_until_finished()
-            if jax.process_index() == 0:
+            if hosts.is_writer():
                 manifest.write(target, contents)
                 self._drop_old()
+            hosts.barrier(
+                "sealed"
+            )  # what wait() has waited for, every process can read
         except Exception as error:  # noqa: BLE001 (check() hands it on)
             self._error = error
 
@@ -176,11 +181,7 @@ class CheckpointStore:
         Raises:
           UserError: checkpoints are there, sealed, but none of them is whole.
         """
-        step = self._newest_whole_step() if jax.process_index() == 0 else -1
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            step = int(multihost_utils.broadcast_one_to_all(step))
+        step = hosts.told(self._newest_whole_step)
         return None if step < 0 else _saved(self.directory / str(step))
 
     def _newest_whole_step(self) -> int:
@@ -250,7 +251,7 @@ class CheckpointStore:
 
     def _remove_unfinished(self) -> None:
         """Deletes what a killed or failed writer left under a temporary name."""
-        if jax.process_index() or not self.directory.exists():
+        if not hosts.is_writer() or not self.directory.exists():
             return
         for entry in self.directory.iterdir():
             if ".orbax-checkpoint-tmp" in entry.name:

@@ -3,17 +3,22 @@
 0    done, or stopped by SIGTERM with everything saved
 1    a defect of ours (traceback), or a training step that was not finite (message)
 2    a mistake of the user's (message)
+75   another process of the run was lost (message); the same command goes on
 130  interrupted from the keyboard
+
+Of several processes the first that fails ends all, with its code.
 """
 
 import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import lost
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -58,8 +63,11 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
     """Calls main and turns what users can mend into a message on standard error."""
     _quiet_logs()
     try:
-        return main(argv) or 0
+        code = main(argv) or 0
+        lost.finish()
+        return code
     except UserError as error:
+        lost.await_verdict(error)
         return _say(message_of(error), USER_ERROR)
     except FloatingPointError as error:
         return _say(str(error), 1)
@@ -68,7 +76,14 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
     except BrokenPipeError:
         # The reader of our output went away (`… | head`); nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lost.leave(0, "nobody reads on")
         return 0
+    except Exception as error:
+        lost.await_verdict(error)
+        if not lost.watching():
+            raise
+        traceback.print_exc()
+        return _say(f"{type(error).__name__}: {error}"[:500], 1)
 
 
 def message_of(error: UserError) -> str:
@@ -77,7 +92,9 @@ def message_of(error: UserError) -> str:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"error: {message}" if code != INTERRUPTED else message, file=sys.stderr)
+    text = f"error: {message}" if code != INTERRUPTED else message
+    lost.leave(code, text)
+    print(text, file=sys.stderr)
     return code
 
 

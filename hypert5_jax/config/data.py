@@ -12,6 +12,7 @@ from hypert5_jax.data import stream
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.hyper.variants import Variant
+from hypert5_jax.parallel.global_arrays import Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +91,20 @@ def check_context(variant: Variant, row: RowFormat) -> None:
 
 
 def batches_from(
-    mixture: PreparedMixture, config: DataConfig, seed: int, start_step: int
+    mixture: PreparedMixture,
+    config: DataConfig,
+    seed: int,
+    start_step: int,
+    share: Share = Share(),  # noqa: B008 (frozen)
 ) -> Iterator[Batch]:
-    """This host's rows of the global batches from `start_step` on."""
+    """A share, by default the whole, of the global batches from `start_step` on."""
     return stream.batches(
         mixture,
         config.row_format,
         config.batch_size,
         seed,
         start_step=start_step,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        parts=share.parts,
+        ways=share.ways,
         num_workers=config.num_workers,
     )

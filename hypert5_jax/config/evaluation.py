@@ -4,6 +4,7 @@ A unit's φ is made once and serves all its examples. Finished units are kept an
 over when the same evaluation is started again.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,6 +23,7 @@ from hypert5_jax.evaluation import metrics, protocols
 from hypert5_jax.evaluation.protocols import GENERATE, Protocol
 from hypert5_jax.evaluation.results import Json, ResultsFolder
 from hypert5_jax.inference.answering import Answerer, Question
+from hypert5_jax.parallel import hosts
 
 
 class Evaluation:
@@ -57,12 +59,13 @@ class Evaluation:
         """{(task, context, seed): scores} of all units, those already done read; None
         if it was stopped."""
         units = self.opened.units
-        line, start, judged = ProgressLine(), time.monotonic(), 0
+        line = ProgressLine(shown=hosts.is_writer())
+        start, judged = time.monotonic(), 0
         found: dict[tuple[str, str, int], Json] = {}
         try:
             for number, unit in enumerate(units):
                 name = (unit.task.name, unit.context, unit.seed)
-                kept = self.folder.unit(*name)
+                kept = hosts.told(functools.partial(self.folder.unit, *name))
                 if kept is None:
                     kept = self._judge(unit, line, f"{number + 1}/{len(units)}")
                     if kept is None:
@@ -89,7 +92,9 @@ class Evaluation:
             unit.seed,
             kind=CONTEXTS[unit.context],
             support=support,
-            draw=self.draws.of(unit.task, unit.seed, support),
+            draw=hosts.writer_first(
+                lambda: self.draws.of(unit.task, unit.seed, support)
+            ),
         )
         answers: list[Json] = [{} for _ in range(len(rows))]
         for done, (number, answer) in enumerate(self._answers(rows)):
@@ -105,13 +110,14 @@ class Evaluation:
             {"index": int(index), **answer}
             for index, answer in zip(rows.indices, answers)
         ]
-        self.folder.write_unit(
-            unit.task.name,
-            unit.context,
-            unit.seed,
-            scores,
-            lines if self.run.predictions else None,
-        )
+        if hosts.is_writer():
+            self.folder.write_unit(
+                unit.task.name,
+                unit.context,
+                unit.seed,
+                scores,
+                lines if self.run.predictions else None,
+            )
         return scores
 
     def _answers(self, rows: EvaluationRows) -> Iterator[tuple[int, Json]]:

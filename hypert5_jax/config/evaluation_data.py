@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax
 from jax.sharding import Mesh
 
 from hypert5_jax.config.evaluate_run import EvaluateRun
@@ -110,14 +109,9 @@ def open_evaluation(run: EvaluateRun) -> OpenedEvaluation:
     """Opens all data of an evaluation, preparing what is small and absent.
 
     Raises:
-      UserError: several hosts, a mesh that does not fit, data that are not there or
+      UserError: a mesh that does not fit, data that are not there or
         were prepared with different vocabularies, tasks without what the protocol needs.
     """
-    if jax.process_count() > 1:
-        raise UserError(
-            f"evaluation was started on {jax.process_count()} hosts; it runs in one "
-            "process, on all devices of one host"
-        )
     mesh = make_mesh(run.mesh)
     mixture = _opened(run, run.data.mixture, run.data.split)
     supports = {(mixture.name, mixture.split): mixture}

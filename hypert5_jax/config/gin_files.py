@@ -22,8 +22,10 @@ import gin
 import gin.config as gin_config
 
 from hypert5_jax.config import registry
+from hypert5_jax.config.hosts_arguments import add_hosts, read_hosts
 from hypert5_jax.core import field_types
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel.hosts import HostsConfig
 
 _OVERRIDE = re.compile(r"--gin\.([^=]+)=(.*)", re.DOTALL)
 _MACRO = "gin.macro"
@@ -44,6 +46,7 @@ class GinArguments:
       search_paths: folders for relative files, after the current one.
       dry_run: build and check only.
       resolved: text of a resolved configuration, read before the files.
+      hosts: of several processes, how this one finds the others.
     """
 
     files: tuple[str, ...]
@@ -51,6 +54,7 @@ class GinArguments:
     search_paths: tuple[str, ...] = ()
     dry_run: bool = False
     resolved: str = ""
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
 
 
 def read_arguments(program: str, description: str, argv: Sequence[str]) -> GinArguments:
@@ -73,12 +77,14 @@ def read_arguments(program: str, description: str, argv: Sequence[str]) -> GinAr
         action="store_true",
         help="build, check, print the configuration and the parameters, and stop",
     )
+    add_hosts(parser)
     args = parser.parse_args(rest)
     return GinArguments(
         files=tuple(args.gin_file),
         bindings=tuple(f"{m[1]} = {_quoted(m[2])}" for m in bindings),
         search_paths=tuple(p for p in args.gin_search_paths.split(",") if p),
         dry_run=args.dry_run,
+        hosts=read_hosts(args),
     )
 
 

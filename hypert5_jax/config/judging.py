@@ -13,6 +13,7 @@ from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation.results import Json, ResultsFolder, write_whole
 from hypert5_jax.inference.answering import Answerer
+from hypert5_jax.parallel import hosts
 from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.state import InitialParams, fingerprints
 from hypert5_jax.training.trained import hold, trained_params
@@ -20,6 +21,9 @@ from hypert5_jax.training.trained import hold, trained_params
 
 def judge(opened: OpenedEvaluation, config_text: str) -> bool:
     """Loads the trained system, judges what is not yet judged and writes the table.
+
+    Over several processes all of them judge, each the rows on its devices, and process 0
+    reads and writes the folder.
 
     Args:
       opened: the evaluation and its data.
@@ -51,8 +55,9 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
         # 2. the folder: what is done there was done with the same settings
         folder = ResultsFolder(run.output_dir)
         decides = settings(run, opened.mixture, fingerprints(begin.params))
-        folder.claim(decides)
-        write_whole(epath.Path(run.output_dir) / "config.gin", config_text)
+        if hosts.is_writer():
+            folder.claim(decides)
+            write_whole(epath.Path(run.output_dir) / "config.gin", config_text)
 
         # 3. judging, unit by unit
         evaluation = Evaluation(
@@ -61,6 +66,8 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
         judged = evaluation.judge_all()
     if judged is None:
         return False
+    if not hosts.is_writer():
+        return True
 
     # 4. the table
     results = report(run, opened.tasks, judged)

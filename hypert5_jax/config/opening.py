@@ -3,6 +3,7 @@
 from hypert5_jax.config.data import DataConfig
 from hypert5_jax.config.evaluate_run import EvaluationData
 from hypert5_jax.data.prepared import PreparedMixture
+from hypert5_jax.parallel import hosts
 from hypert5_jax.preparation.first_use import ensure_prepared
 
 
@@ -19,12 +20,14 @@ def open_data(
     Raises:
       UserError: it is absent and cannot be made by the way, or has more ids.
     """
-    opened = ensure_prepared(
-        mixture,
-        split,
-        data.prepared_dir,
-        modules=data.modules,
-        lengths=data.row_format.lengths,
+    opened = hosts.writer_first(
+        lambda: ensure_prepared(
+            mixture,
+            split,
+            data.prepared_dir,
+            modules=data.modules,
+            lengths=data.row_format.lengths,
+        )
     )
     opened.require_vocabulary(rows=rows)
     return opened

@@ -21,6 +21,7 @@ from hypert5_jax.config.train_and_judge import is_done, train_and_judge
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
 from hypert5_jax.config.train_sweep import TrainSweep
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import hosts
 from hypert5_jax.training.interruption import Interruption
 
 _ROOT = "recipes"
@@ -201,7 +202,7 @@ def run_cells(cells: Sequence[Cell]) -> bool:
         for number, cell in enumerate(cells, start=1):
             if interruption.asked(0):
                 return False
-            print(f"\n== {number}/{len(cells)} {cell.name}", flush=True)
+            hosts.say(f"\n== {number}/{len(cells)} {cell.name}")
             if not train_and_judge(cell.run, cell.config_text):
                 return False
     return True

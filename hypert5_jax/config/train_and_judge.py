@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-import jax
 from etils import epath
 
 from hypert5_jax.adapting import description
 from hypert5_jax.adapting.description import Description
 from hypert5_jax.checkpoints import store
 from hypert5_jax.config.data import DataConfig, batches_from
-from hypert5_jax.config.evaluation_data import OpenedEvaluation, open_evaluation
+from hypert5_jax.config.evaluation_data import open_evaluation
 from hypert5_jax.config.judging import judge, results_of
 from hypert5_jax.config.opening import open_data
 from hypert5_jax.config.starting_point import require_start
@@ -17,6 +16,9 @@ from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.data.prepared import MANIFEST_FILE, PreparedMixture, open_mixture
 from hypert5_jax.evaluation.results import write_whole
+from hypert5_jax.parallel import feed, global_arrays, hosts
+from hypert5_jax.parallel.global_arrays import Share
+from hypert5_jax.parallel.mesh import make_mesh
 from hypert5_jax.reporting.writers import default_writers
 from hypert5_jax.training.held_out import held_out_loss
 from hypert5_jax.training.initial import initial_params
@@ -39,12 +41,13 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
       UserError: as train and judge; what does not fit the evaluation is said before
         the first step.
     """
-    if is_done(run, config_text):
+    if hosts.told(lambda: is_done(run, config_text)):
         _describe_once(run)
-        print(f"{run.model_dir} is done: {run.train.steps} of {run.train.steps} steps")
+        steps = f"{run.train.steps} of {run.train.steps} steps"
+        hosts.say(f"{run.model_dir} is done: {steps}")
         return True
     require_start(run)
-    opened = _opened(run)
+    opened = None if run.evaluation is None else open_evaluation(run.evaluation)
     if not _train(run, config_text):
         return False
     if opened is None:
@@ -69,16 +72,16 @@ def is_done(run: TrainRun, config_text: str) -> bool:
 
 def _describe(run: TrainRun, mixture: PreparedMixture) -> None:
     """Writes what adapt and generate need to know of the run into its folder."""
-    if jax.process_index() == 0:
-        said = Description(
-            run.system, run.data.row_format, mixture.vocabulary, run.train.frozen_dtype
-        )
-        description.write(epath.Path(run.model_dir), said)
+    said = Description(
+        run.system, run.data.row_format, mixture.vocabulary, run.train.frozen_dtype
+    )
+    description.write(epath.Path(run.model_dir), said)
 
 
 def _describe_once(run: TrainRun) -> None:
     """The same for a run that was done before there was such a description."""
-    if not (epath.Path(run.model_dir) / description.FILE).exists():
+    here = epath.Path(run.model_dir) / description.FILE
+    if hosts.is_writer() and not here.exists():
         data = run.data
         _describe(run, open_data(data, data.mixture, data.split, _vocabulary_rows(run)))
 
@@ -94,21 +97,6 @@ def check_prepared(run: TrainRun) -> str:
     return f"data: {mixture.directory} has {len(mixture.tasks)} tasks and fits"
 
 
-def _opened(run: TrainRun) -> OpenedEvaluation | None:
-    """The data of the run's evaluation, if it has one that this process can do."""
-    if run.evaluation is None:
-        return None
-    if jax.process_count() > 1:
-        if jax.process_index() == 0:
-            print(
-                "evaluation runs on one host: when training is done, give the same gin "
-                "files to python -m hypert5_jax.evaluate there",
-                flush=True,
-            )
-        return None
-    return open_evaluation(run.evaluation)
-
-
 def _train(run: TrainRun, config_text: str) -> bool:
     # 1. data: prepared files, made on first use
     mixture = _prepared(run, run.data)
@@ -117,20 +105,24 @@ def _train(run: TrainRun, config_text: str) -> bool:
 
     # 2. training: from the initial parameters or the newest checkpoint to the end
     model_dir = epath.Path(run.model_dir)
+    share = _share(run)
+    one_writes = hosts.is_writer()
+    writers = default_writers(model_dir, run.tensorboard) if one_writes else []
 
     def on_start(state: TrainState, step: int) -> None:
         # Not before: a run that is refused leaves the folder's configuration alone.
-        write_whole(model_dir / "config.gin", config_text)
-        _describe(run, mixture)
-        print(parameter_table(state), flush=True)
+        if hosts.is_writer():
+            write_whole(model_dir / "config.gin", config_text)
+            _describe(run, mixture)
+        hosts.say(parameter_table(state))
 
     result = train(
         run.system,
         run.train,
-        lambda step: batches_from(mixture, run.data, run.train.seed, step),
+        lambda step: batches_from(mixture, run.data, run.train.seed, step, share),
         lambda: initial_params(run.system, run.initial, run.train.seed, vocabulary),
         directory=model_dir,
-        writers=default_writers(model_dir, run.tensorboard),
+        writers=writers,
         evaluate=evaluate,
         config_text=config_text,
         vocabulary=vocabulary,
@@ -142,9 +134,9 @@ def _train(run: TrainRun, config_text: str) -> bool:
     # 3. where it stands
     steps = f"{result.step} of {run.train.steps} steps"
     if not result.stopped:
-        print(f"done: {steps}, checkpoints in {model_dir / 'checkpoints'}", flush=True)
+        hosts.say(f"done: {steps}, checkpoints in {model_dir / 'checkpoints'}")
     else:
-        print(f"stopped at {steps}", flush=True)
+        hosts.say(f"stopped at {steps}")
     return not result.stopped
 
 
@@ -152,15 +144,20 @@ def _prepared(run: TrainRun, data: DataConfig) -> PreparedMixture:
     mixture = open_data(data, data.mixture, data.split, _vocabulary_rows(run))
     row = data.row_format
     for line in mixture.cut_report(row.lengths, row.shot_length):
-        print(line, flush=True)
+        hosts.say(line)
     return mixture
 
 
+def _share(run: TrainRun) -> Share:
+    """Which rows of each batch this process reads."""
+    return global_arrays.share(feed.batch_sharding(make_mesh(run.train.mesh)))
+
+
 def _held_out(run: TrainRun, data: DataConfig) -> Evaluate:
-    mixture = _prepared(run, data)
+    mixture, share = _prepared(run, data), _share(run)
 
     def batches() -> Iterator[Batch]:
-        return batches_from(mixture, data, seed=0, start_step=0)
+        return batches_from(mixture, data, seed=0, start_step=0, share=share)
 
     next(batches())  # what does not fit is said before the first step
     return held_out_loss(run.system, batches, run.held_out_batches)

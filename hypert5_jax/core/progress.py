@@ -11,14 +11,21 @@ class ProgressLine:
     Args:
       stream: standard error by default.
       plain_every_seconds: least time between two plain lines.
+      shown: False draws nothing: of several processes one speaks.
     """
 
-    def __init__(self, stream: TextIO | None = None, plain_every_seconds: float = 15.0):
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        plain_every_seconds: float = 15.0,
+        shown: bool = True,
+    ):
         self._stream = sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty()
         self._interval = 0.2 if self._terminal else plain_every_seconds
         self._drawn_at = time.monotonic()
         self._open = False
+        self._shown = shown
 
     def due(self) -> bool:
         """Whether enough time has passed for another line."""
@@ -26,6 +33,8 @@ class ProgressLine:
 
     def draw(self, text: str, done: float) -> None:
         """Shows `text`, on a terminal behind a bar that is filled to `done` (0 … 1)."""
+        if not self._shown:
+            return
         if self._terminal:
             filled = int(24 * min(max(done, 0.0), 1.0))
             bar = "#" * filled + "." * (24 - filled)

@@ -9,7 +9,7 @@ step 10 does.
 
 import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -31,18 +31,17 @@ class _Steps:
     """
 
     def __init__(
-        self, sampler: Sampler, contexts: int, first: int, count: int, packed: bool
+        self, sampler: Sampler, contexts: int, share: np.ndarray, packed: bool
     ):
         self._sampler = sampler
-        self._contexts, self._first, self._count = contexts, first, count
+        self._contexts, self._share = contexts, share
         self._packed = packed
 
     def __len__(self) -> int:
         return _ENDLESS
 
     def __getitem__(self, step: int) -> Arrays | bytes:
-        start = int(step) * self._contexts + self._first
-        arrays = self._sampler.arrays(np.arange(start, start + self._count))
+        arrays = self._sampler.arrays(int(step) * self._contexts + self._share)
         return pickle.dumps(arrays) if self._packed else arrays
 
 
@@ -52,8 +51,8 @@ def batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    host_index: int = 0,
-    host_count: int = 1,
+    parts: Sequence[int] = (0,),
+    ways: int = 1,
     num_workers: int = 0,
 ) -> Iterator[Batch]:
     """Endless batches from `start_step` on, as NumPy arrays.
@@ -64,30 +63,31 @@ def batches(
       batch_size: B, target examples of the global batch.
       seed: decides everything that is drawn.
       start_step: the step of the first batch returned.
-      host_index: which host this is, in [0, host_count).
-      host_count: hosts that share each batch; host h gets its h-th equal slice.
+      parts: which of the equal parts of each batch are returned, one after another;
+        nothing of the others is read.
+      ways: how many parts there are.
       num_workers: processes that make batches ahead; 0 uses two threads.
 
     Returns:
-      An iterator of Batch with batch_size / host_count target examples.
+      An iterator of Batch with batch_size x len(parts) / ways target examples.
 
     Raises:
       UserError: sizes that do not divide, or a mixture that cannot serve the format.
     """
     shared = row_format.targets_per_context
-    if batch_size < 1 or batch_size % (shared * host_count):
+    if batch_size < 1 or batch_size % (shared * ways):
         raise UserError(
             f"batch_size {batch_size} is not a positive multiple of "
-            f"targets_per_context x hosts = {shared} x {host_count}"
+            f"targets_per_context x parts = {shared} x {ways}"
         )
-    if not 0 <= host_index < host_count:
-        raise UserError(f"host_index {host_index} is not below host_count {host_count}")
+    if not all(0 <= part < ways for part in parts):
+        raise UserError(f"parts {tuple(parts)} are not all below {ways}")
     import grain  # here, so that formats and errors do not wait for it
 
     sampler = Sampler(mixture, row_format, seed)
     contexts = batch_size // shared
-    share = contexts // host_count
-    steps = _Steps(sampler, contexts, host_index * share, share, num_workers > 0)
+    share = np.arange(contexts).reshape(ways, -1)[list(parts)].reshape(-1)
+    steps = _Steps(sampler, contexts, share, num_workers > 0)
     threads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     if num_workers:
         threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)

@@ -20,7 +20,7 @@ from hypert5_jax.hyper.system import System
 from hypert5_jax.inference import decoding, sampling
 from hypert5_jax.inference import options as option_scores
 from hypert5_jax.inference.decoding import Decoding
-from hypert5_jax.parallel import feed, rules
+from hypert5_jax.parallel import feed, global_arrays, rules
 from hypert5_jax.parallel.mesh import batch_ways
 from hypert5_jax.phi import combine, types
 from hypert5_jax.phi.types import Phi
@@ -159,7 +159,7 @@ class Answerer:
         if mesh is not None:
             axes = system.logical_axes()
             shardings = rules.param_shardings(mesh, params, axes)
-            params = jax.device_put(params, shardings)
+            params = jax.tree.map(global_arrays.from_whole, params, shardings)
         self._params = jax.tree.map(jnp.asarray, params)
         self._phi = jax.jit(system.make_phi)
         self._embeddings = jax.jit(system.embeddings)
@@ -230,7 +230,7 @@ class Answerer:
                 said = self._say(
                     self._params, inputs, active, self._placed(numbers), phi
                 )
-            for row, place in zip(np.asarray(said), group.places):
+            for row, place in zip(global_arrays.to_host(said), group.places):
                 ids = row.tolist()
                 end = ids.index(decoding.EOS) if decoding.EOS in ids else len(ids)
                 yield place, ids[:end]
@@ -305,7 +305,7 @@ class Answerer:
             ids[row, : len(here)] = padded(here, length, len(here))
         config, params = self.system.downstream, self._params["downstream"]
         scores = _score(config, params, cache, self._placed(ids), phi)
-        return jax.device_get(scores)
+        return jax.tree.map(global_arrays.to_host, scores)
 
     def _chunk(self, options: int, length: int) -> int:
         """How many options of each question are scored at a time."""
@@ -326,8 +326,8 @@ class Answerer:
         if self._mesh is None:
             return rows
         if len(rows) % self._ways:
-            return jax.device_put(rows, rules.replicated(self._mesh))
-        return jax.device_put(rows, feed.batch_sharding(self._mesh))
+            return global_arrays.from_whole(rows, rules.replicated(self._mesh))
+        return global_arrays.from_whole(rows, feed.batch_sharding(self._mesh))
 
     @contextlib.contextmanager
     def _on_mesh(self) -> Iterator[None]:

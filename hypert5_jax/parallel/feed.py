@@ -2,13 +2,13 @@
 
 import collections
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.parallel import global_arrays
 from hypert5_jax.parallel.mesh import BATCH_AXES, batch_ways
 from hypert5_jax.parallel.rules import listed
 
@@ -39,10 +39,7 @@ def check_batch(mesh: Mesh, contexts: int, targets: int, microbatches: int) -> N
 def to_mesh(batch: Batch, sharding: NamedSharding) -> Batch:
     """This host's rows -> one global array per field."""
 
-    def place(rows: Any) -> jax.Array:
-        return jax.make_array_from_process_local_data(sharding, rows)
-
-    return jax.tree.map(place, batch)
+    return jax.tree.map(lambda rows: global_arrays.from_share(rows, sharding), batch)
 
 
 def prefetch(

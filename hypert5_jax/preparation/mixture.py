@@ -1,6 +1,7 @@
 """Preparing a mixture: unit by unit, in parallel, resumable; see writer.py, manifest.py."""
 
 import fcntl
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -39,8 +40,25 @@ class _Work:
     lengths: Mapping[str, int] | None
     seed: int
     skip_bad_lines: int
-    settings: str
     cache_dir: str | None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings a manifest names."""
+        chosen: dict[str, Any] = {
+            "lengths": dict(self.lengths) if self.lengths else None,
+            "seed": self.seed,
+            "skip_bad_lines": self.skip_bad_lines,
+        }
+        if self.cache_dir is not None:
+            chosen["cache_dir"] = self.cache_dir
+        return chosen
+
+    @functools.cached_property
+    def settings(self) -> str:
+        """A digest of all that what is written depends on."""
+        said = json.dumps([self.vocabulary.to_json(), self.chosen], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -112,14 +130,6 @@ def prepare_mixture(
             left_over.unlink()
         if model is not None:
             writer.replace_file(directory / MODEL_FILE, model)
-        chosen: dict[str, Any] = {
-            "lengths": dict(lengths) if lengths else None,
-            "seed": seed,
-            "skip_bad_lines": skip_bad_lines,
-        }
-        if cache_dir is not None:
-            chosen["cache_dir"] = cache_dir
-        settings = json.dumps([vocabulary.to_json(), chosen], sort_keys=True)
         work = _Work(
             mixture=name,
             split=split,
@@ -129,37 +139,46 @@ def prepare_mixture(
             lengths=lengths,
             seed=seed,
             skip_bad_lines=skip_bad_lines,
-            settings=hashlib.sha256(settings.encode()).hexdigest(),
             cache_dir=cache_dir,
         )
-        units = [
-            _Unit(work, task_name, (number, count))
-            for task_name, task in tasks.items()
-            for count in [seqio_tasks.unit_count(task, split, cache_dir)]
-            for number in range(count)
-        ]
+        units = _units(work, tasks)
         _run(units, tasks, num_workers)
-        sources = [
-            manifest.Source(
-                name=task_name,
-                rate=rate,
-                metrics=seqio_tasks.metric_names(task),
-                units=tuple(unit.name for unit in units if unit.task == task_name),
-                about=seqio_tasks.about(task),
-            )
-            for task_name, (task, rate) in rated.items()
-        ]
         manifest.write_manifest(
             directory,
             name,
             split,
-            sources,
+            _sources(rated, units),
             vocabulary,
             vocabulary_model=model,
-            settings=chosen,
+            settings=work.chosen,
             most_bad_lines=skip_bad_lines,
         )
     return home
+
+
+def _units(work: _Work, tasks: Mapping[str, Any]) -> list[_Unit]:
+    """All there is to write."""
+    units = []
+    for name, task in tasks.items():
+        count = seqio_tasks.unit_count(task, work.split, work.cache_dir)
+        units += [_Unit(work, name, (number, count)) for number in range(count)]
+    return units
+
+
+def _sources(
+    rated: Mapping[str, tuple[Any, float]], units: Sequence[_Unit]
+) -> list[manifest.Source]:
+    """What the manifest says of each task."""
+    return [
+        manifest.Source(
+            name=name,
+            rate=rate,
+            metrics=seqio_tasks.metric_names(task),
+            units=tuple(unit.name for unit in units if unit.task == name),
+            about=seqio_tasks.about(task),
+        )
+        for name, (task, rate) in rated.items()
+    ]
 
 
 def _check_existing(directory: Path, vocabulary: Vocabulary) -> None:

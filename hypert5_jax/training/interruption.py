@@ -1,11 +1,14 @@
 """SIGTERM as a question the loop asks at each step boundary."""
 
+import itertools
 import signal
 import threading
 from types import TracebackType
 from typing import Self
 
 import jax
+
+_calls = itertools.count()
 
 
 class Interruption:
@@ -44,5 +47,7 @@ class Interruption:
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            return bool(multihost_utils.reached_preemption_sync_point(step))
+            # They agree on a call rather than a step: calls are counted over everything
+            # a process does, training and judging, in the same order in all of them.
+            return bool(multihost_utils.reached_preemption_sync_point(next(_calls)))
         return self._asked.is_set()

@@ -7,6 +7,7 @@ knows neither files of data nor configuration languages.
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,17 +19,21 @@ from hypert5_jax.checkpoints.store import CheckpointConfig, CheckpointStore
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import feed, rules
+from hypert5_jax.parallel.global_arrays import share
+from hypert5_jax.parallel.hosts import is_writer
 from hypert5_jax.parallel.mesh import MeshConfig, make_mesh
 from hypert5_jax.training import snapshot
 from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.meter import Meter
+from hypert5_jax.training.not_finite import skipping
 from hypert5_jax.training.optimisers import OptimiserConfig
 from hypert5_jax.training.progress import Progress
 from hypert5_jax.training.schedules import ScheduleConfig
 from hypert5_jax.training.settings import TrainConfig
-from hypert5_jax.training.start import Initial, start
+from hypert5_jax.training.start import Initial, Start, start
 from hypert5_jax.training.state import Params, TrainState
-from hypert5_jax.training.step import make_step
+from hypert5_jax.training.step import Step, make_step
+from hypert5_jax.training.watchdog import Watchdog
 
 # The settings of a run, so that callers need one import.
 __all__ = [
@@ -92,6 +97,7 @@ def train(
     label: str = "train",
     devices: Sequence[jax.Device] | None = None,
     on_start: Callable[[TrainState, int], None] | None = None,
+    name_batch: Callable[[int], str] = "its batch is number {} of the stream".format,
 ) -> TrainResult:
     """Trains the system's trainable groups; continues where `directory` left off.
 
@@ -113,6 +119,7 @@ def train(
       label: leads the progress lines.
       devices: for the mesh; default all of them.
       on_start: called once with the state and the start step.
+      name_batch: step (from 1) -> where to find the rows it was made from, for messages.
 
     Returns:
       TrainResult.
@@ -120,7 +127,8 @@ def train(
     Raises:
       UserError: what was asked does not fit the devices, the batch or the checkpoint;
         a checkpoint cannot be written; the data end early.
-      FloatingPointError: the loss of a step, which the message names, is not finite.
+      FloatingPointError: the loss of a step, which the message names, is not finite, or
+        of more steps in a row than may be skipped.
     """
     mesh = make_mesh(config.mesh, devices)
     with contextlib.ExitStack() as stack:
@@ -136,78 +144,152 @@ def train(
 
         # 1. The state: restored or new, laid out over the mesh.
         begin = start(system, config, initial, store, mesh, vocabulary, stream)
-        state = begin.state
-        at = first = int(state.step)
+        first = int(begin.state.step)
         if on_start is not None:
-            on_start(state, at)
+            on_start(begin.state, first)
 
-        # 2. The step, compiled at its first call.
-        step = jax.jit(
-            make_step(
-                system,
-                begin.optimiser,
-                seed=config.seed,
-                microbatches=config.microbatches,
-                z_loss=config.z_loss,
-            ),
-            out_shardings=(begin.shardings, rules.replicated(mesh)),
-            donate_argnums=0,
+        # 2. What goes in and what comes out beside the state.
+        rows = _checked(batches(first), mesh, config) if first < config.steps else ()
+        feeding = feed.prefetch(iter(rows), feed.batch_sharding(mesh))
+        progress = Progress(config.steps, first, label=label, shown=is_writer())
+        stack.callback(progress.close)
+        for writer in writers:
+            writer.resume(first)
+            stack.callback(writer.close)
+        meter = Meter(
+            progress, begin.schedule, name_batch, config.max_skips, begin.since_row
+        )
+        watchdog = Watchdog(config.stall_seconds, config.on_stall == "stop", directory)
+        stack.enter_context(watchdog)
+        run = _Run(
+            config=config,
+            begin=begin,
+            state=begin.state,
+            at=first,
+            step=_compiled(system, config, begin, mesh),
+            feeding=feeding,
+            evaluate=evaluate,
+            config_text=config_text,
+            store=store,
+            writers=writers,
+            meter=meter,
+            progress=progress,
+            watchdog=watchdog,
+            metrics=dict(begin.metrics),
         )
 
-        # 3. What goes in and what comes out beside the state.
-        rows = _checked(batches(at), mesh, config) if at < config.steps else iter(())
-        feeding = feed.prefetch(rows, feed.batch_sharding(mesh))
-        progress = Progress(config.steps, at, label=label)
-        stack.callback(progress.close)
-        meter = Meter(progress, begin.schedule)
-        metrics: dict[str, float] = {}
-        for writer in writers:
-            writer.resume(at)
-            stack.callback(writer.close)
+        # 3. The loop.
+        while run.at < config.steps and not interruption.asked(run.at):
+            run.make_step()
+            run.report()
 
-        def write(scalars: Mapping[str, float]) -> None:
-            metrics.update(scalars)
-            for writer in writers:
-                writer.write(at, scalars)
-
-        def save() -> None:
-            if store is not None:
-                meter.settle()  # nothing that is not finite is saved
-                snapshot.save(store, state, begin.identity, config_text, metrics)
-
-        # 4. The loop.
-        while at < config.steps and not interruption.asked(at):
-            batch = next(feeding, None)
-            if batch is None:
-                raise UserError(
-                    f"the data ended at step {at} of {config.steps}; a stream of "
-                    "batches must be endless"
-                )
-            state, sums = step(state, batch)
-            at += 1
-            meter.add(at, sums)
-            last = at == config.steps
-            if at % config.log_every == 0 or last:
-                write(meter.row(at))
-            if evaluate is not None and (at % config.eval_every == 0 or last):
-                meter.settle()
-                write(evaluate(state.params, at))
-                progress.restart_clock()
-            if at % config.checkpoints.every == 0 or last:
-                save()
-            if store is not None:
-                store.check()
-
-        # 5. The end, planned or not.
-        stopped = at < config.steps
+        # 4. The end, planned or not.
+        stopped = run.at < config.steps
         if stopped:
-            save()
-            log.info("stopped by SIGTERM at step %d", at)
-        elif at == first:
-            log.warning("nothing to do: all %d steps are made", at)
+            run.save()
+            log.info("stopped by SIGTERM at step %d", run.at)
+        elif run.at == first:
+            log.warning("nothing to do: all %d steps are made", run.at)
         if store is not None:
             store.wait()
-        return TrainResult(state.params, at, stopped, metrics)
+        return TrainResult(run.state.params, run.at, stopped, run.metrics)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What changes from step to step, and what each step does with it.
+
+    Attributes:
+      begin: what the run began with.
+      state: the newest.
+      at: updates made.
+      step: compiled at its first call.
+      feeding: batches on the devices.
+      metrics: the last value of each.
+      config, evaluate, config_text, store, writers, meter, progress, watchdog: of train.
+    """
+
+    config: TrainConfig
+    begin: Start
+    state: TrainState
+    at: int
+    step: Step
+    feeding: Iterator[Batch]
+    evaluate: Evaluate | None
+    config_text: str
+    store: CheckpointStore | None
+    writers: Sequence[Writer]
+    meter: Meter
+    progress: Progress
+    watchdog: Watchdog
+    metrics: dict[str, float]
+
+    def make_step(self) -> None:
+        """Waits for a batch and hands one step to the devices."""
+        self.watchdog.alive(self.at, "step")
+        began = time.monotonic()
+        batch = next(self.feeding, None)
+        self.progress.waited(time.monotonic() - began)
+        if batch is None:
+            raise UserError(
+                f"the data ended at step {self.at} of {self.config.steps}; a stream of "
+                "batches must be endless"
+            )
+        self.state, sums = self.step(self.state, batch)
+        self.at += 1
+        self.meter.add(self.at, sums)
+
+    def report(self) -> None:
+        """What is due after this step: a row, an evaluation, a checkpoint."""
+        config, at = self.config, self.at
+        last = at == config.steps
+        if at % config.log_every == 0 or last:
+            self._write(self.meter.row(at))
+        if self.evaluate is not None and (at % config.eval_every == 0 or last):
+            self.meter.settle()
+            self.watchdog.alive(at, "evaluation")
+            self._write(self.evaluate(self.state.params, at))
+            self.progress.restart_clock()
+        if at % config.checkpoints.every == 0 or last:
+            self.save()
+        if self.store is not None:
+            self.store.check()
+
+    def save(self) -> None:
+        """Begins a checkpoint; nothing that is not finite is saved."""
+        if self.store is None:
+            return
+        since_row = self.meter.carried()
+        self.watchdog.alive(self.at, "save")
+        snapshot.save(
+            self.store,
+            self.state,
+            self.begin.identity,
+            self.config_text,
+            self.metrics,
+            since_row,
+        )
+
+    def _write(self, scalars: Mapping[str, float]) -> None:
+        self.metrics.update(scalars)
+        for writer in self.writers:
+            writer.write(self.at, scalars)
+
+
+def _compiled(system: Any, config: TrainConfig, begin: Start, mesh: Mesh) -> Step:
+    """The step, compiled at its first call; it takes its state's memory over."""
+    step = make_step(
+        system,
+        begin.optimiser,
+        seed=config.seed,
+        microbatches=config.microbatches,
+        z_loss=config.z_loss,
+    )
+    return jax.jit(
+        skipping(step) if config.on_nan == "skip" else step,
+        out_shardings=(begin.shardings, rules.replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def _checked(
@@ -216,9 +298,7 @@ def _checked(
     """The batches, the first one's size checked against mesh and microbatches."""
     for index, batch in enumerate(batches):
         if index == 0:
-            hosts = jax.process_count()
+            whole = share(feed.batch_sharding(mesh)).whole
             contexts, targets = batch.hyper_inputs.shape[0], batch.inputs.shape[0]
-            feed.check_batch(
-                mesh, contexts * hosts, targets * hosts, config.microbatches
-            )
+            feed.check_batch(mesh, whole(contexts), whole(targets), config.microbatches)
         yield batch

@@ -21,14 +21,16 @@ class Progress:
         label: str = "train",
         stream: TextIO | None = None,
         plain_every_seconds: float = 15.0,
+        shown: bool = True,
     ):
-        self._line = ProgressLine(stream, plain_every_seconds)
+        self._line = ProgressLine(stream, plain_every_seconds, shown)
         self._total, self._label = total_steps, label
         self._step, self._tokens = start_step, 0.0
         self._reported_step = start_step
         self._reported_at = time.monotonic()
         self._rated_step, self._rated_tokens = start_step, 0.0
         self._rated_at = self._reported_at
+        self._waited = 0.0
 
     def update(self, step: int, tokens: float, loss: float) -> None:
         """Notes a finished step.
@@ -55,22 +57,33 @@ class Progress:
         )
         self._reported_step, self._reported_at, self._tokens = step, now, 0.0
 
+    def waited(self, seconds: float) -> None:
+        """Notes for how long a step had to wait for its batch."""
+        self._waited += seconds
+
     def rates(self) -> dict[str, float]:
-        """Means since the previous call: steps and target tokens per second."""
+        """Means since the previous call.
+
+        Steps and target tokens per second, and the share of the time, from 0 to 1, in
+        which the host waited for data instead of handing out steps.
+        """
         now = time.monotonic()
         elapsed = max(now - self._rated_at, 1e-9)
         steps, tokens = self._step - self._rated_step, self._rated_tokens
+        waited = self._waited
         self._rated_at, self._rated_step, self._rated_tokens = now, self._step, 0.0
+        self._waited = 0.0
         return {
             "speed/steps_per_second": steps / elapsed,
             "speed/target_tokens_per_second": tokens / elapsed,
+            "speed/share_waiting_for_data": waited / elapsed,
         }
 
     def restart_clock(self) -> None:
         """Leaves the time since the last report out of the rates (after a pause)."""
         self._reported_step, self._reported_at = self._step, time.monotonic()
         self._rated_step, self._rated_at = self._step, self._reported_at
-        self._tokens = self._rated_tokens = 0.0
+        self._tokens = self._rated_tokens = self._waited = 0.0
 
     def close(self) -> None:
         """Ends a redrawn line, so that what is printed next starts a new one."""

@@ -21,6 +21,14 @@ class TrainConfig:
       frozen_dtype: how frozen groups are held, "bfloat16" or "float32".
       log_every: steps between rows of metrics, each a mean over those steps.
       eval_every: steps between evaluations, if the caller hands one in.
+      on_nan: what a step whose loss or gradient is not finite does: "stop" ends the run,
+        nothing of it saved; "skip" leaves that update out and goes on.
+      max_skips: most updates in a row that are left out; one more ends the run.
+      stall_seconds: a step, an evaluation or a save that takes longer than that (the
+        first of each, which is compiled, four times that) prints the stacks of all
+        threads, and keeps them in the run's folder `stalled`; 0 watches nothing.
+      on_stall: and then: "wait" for it, or "stop" the process with code 1, for a
+        launcher to start it again.
       optimiser, schedule, mesh, checkpoints: see their classes.
     """
 
@@ -31,6 +39,10 @@ class TrainConfig:
     frozen_dtype: str = "bfloat16"
     log_every: int = 50
     eval_every: int = 1000
+    on_nan: str = "stop"
+    max_skips: int = 10
+    stall_seconds: float = 1800.0
+    on_stall: str = "wait"
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
@@ -40,9 +52,18 @@ class TrainConfig:
         for name in ("steps", "microbatches", "log_every", "eval_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more")
-        if self.z_loss < 0:
-            raise UserError(f"z_loss is {self.z_loss}; expected 0 or more")
-        if self.frozen_dtype not in ("bfloat16", "float32"):
-            raise UserError(
-                f"frozen_dtype is {self.frozen_dtype!r}; choose bfloat16 or float32"
-            )
+        for name in ("z_loss", "max_skips", "stall_seconds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}"
+                )
+
+
+_CHOICES = {
+    "frozen_dtype": ("bfloat16", "float32"),
+    "on_nan": ("stop", "skip"),
+    "on_stall": ("wait", "stop"),
+}

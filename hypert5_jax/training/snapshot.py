@@ -54,8 +54,17 @@ def save(
     identity: RunIdentity,
     config_text: str,
     metrics: Mapping[str, float],
+    since_row: Mapping[str, Any],
 ) -> None:
     """Begins a checkpoint of `state` under its step; the data position is that step.
+
+    Args:
+      store: that it goes to.
+      state: all of it; frozen groups are left out.
+      identity: what a later life of the run is compared with.
+      config_text: the run's configuration.
+      metrics: the last value of each.
+      since_row: JSON values of what was measured after the last row of metrics.
 
     Raises:
       UserError: it, or the one before, could not be written.
@@ -76,6 +85,7 @@ def save(
         "origins": dict(identity.origins),
         "parameters": _table(params),
         "config": config_text,
+        "since_row": dict(since_row),
     }
     store.save(step, params, optimiser, about, metrics)
 

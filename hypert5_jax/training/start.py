@@ -17,6 +17,7 @@ import optax
 from jax.sharding import Mesh
 
 from hypert5_jax.checkpoints.store import CheckpointStore
+from hypert5_jax.parallel import global_arrays
 from hypert5_jax.training import optimisers, snapshot
 from hypert5_jax.training import state as states
 from hypert5_jax.training.schedules import make_schedule
@@ -36,6 +37,8 @@ class Start:
       shardings: a TrainState of NamedShardings.
       optimiser, schedule: what the configuration describes.
       identity: what a later life of the run is compared with.
+      metrics: the last value of each that the checkpoint knows.
+      since_row: what was measured before it and is in no row of metrics yet.
     """
 
     state: TrainState
@@ -43,6 +46,8 @@ class Start:
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
     identity: snapshot.RunIdentity
+    metrics: Mapping[str, float]
+    since_row: Mapping[str, Any]
 
 
 def start(
@@ -94,9 +99,12 @@ def start(
         opt_state = states.own_copy(opt_state, shardings.opt_state)
         log.warning("continuing from step %d (%s)", step, saved.directory)
     state = TrainState(
-        step=jax.device_put(jnp.int32(step), shardings.step),
+        step=global_arrays.from_whole(jnp.int32(step), shardings.step),
         trainable=trainable,
         frozen=states.own_copy(frozen, shardings.frozen),
         opt_state=opt_state,
     )
-    return Start(state, shardings, optimiser, schedule, identity)
+    metrics = {} if saved is None else saved.metrics
+    # Checkpoints of earlier releases have none.
+    since_row = {} if saved is None else saved.about.get("since_row", {})
+    return Start(state, shardings, optimiser, schedule, identity, metrics, since_row)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.parallel import rules
+from hypert5_jax.parallel import global_arrays, rules
 from hypert5_jax.t5.stacking import unstack_layers
 
 Tree = Any
@@ -111,6 +111,8 @@ def own_copy(tree: Tree, shardings: Tree) -> Tree:
     """
 
     def one(leaf: Any, sharding: Any) -> Array:
+        if not sharding.is_fully_addressable:
+            return jnp.copy(global_arrays.from_whole(leaf, sharding))
         leaf = leaf.copy() if isinstance(leaf, jax.Array) else leaf
         return jax.device_put(leaf, sharding, may_alias=False)
 
@@ -123,22 +125,24 @@ def fingerprints(frozen: Params) -> dict[str, str]:
     Equal on every host, and for stacked and unstacked layers.
     """
     return {
-        group: trees.fingerprint(unstack_layers(_on_host(tree)))
+        group: trees.fingerprint(unstack_layers(jax.tree.map(_Readable, tree)))
         for group, tree in frozen.items()
     }
 
 
-def _on_host(tree: Tree) -> Tree:
-    """The tree with every array whole in this process's memory."""
+class _Readable:
+    """An array, or one layer of it, fetched from all hosts only when it is read."""
 
-    def fetch(leaf: Any) -> np.ndarray:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            from jax.experimental import multihost_utils
+    def __init__(self, array: Any, layer: int | None = None):
+        self._array, self._layer = array, layer
+        self.shape = array.shape if layer is None else array.shape[1:]
 
-            return multihost_utils.process_allgather(leaf, tiled=True)
-        return np.asarray(leaf)
+    def __getitem__(self, layer: int) -> "_Readable":
+        return _Readable(self._array, layer)
 
-    return jax.tree.map(fetch, tree)
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self._array if self._layer is None else self._array[self._layer]
+        return np.asarray(global_arrays.to_host(array), dtype)
 
 
 def state_shardings(mesh: Mesh, shapes: TrainState, axes: Params) -> TrainState:

@@ -187,9 +187,9 @@ def test_contexts_of_single_examples_are_not_shared(tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"batch_size": 6, "host_count": 4}, "batch_size 6"),
+        ({"batch_size": 6, "ways": 4}, "batch_size 6"),
         ({"batch_size": 0}, "batch_size 0"),
-        ({"batch_size": 4, "host_count": 2, "host_index": 2}, "host_index 2"),
+        ({"batch_size": 4, "ways": 2, "parts": (0, 2)}, "below 2"),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused(tmp_path, settings, message):

@@ -81,7 +81,7 @@ def test_hosts_together_read_exactly_the_global_batches(mixture, hosts, shared):
     row = RowFormat(lengths=LENGTHS, max_shots=6, targets_per_context=shared)
     whole = take(mixture, row, 3, start_step=11)
     parts = [
-        take(mixture, row, 3, start_step=11, host_index=h, host_count=hosts)
+        take(mixture, row, 3, start_step=11, parts=(h,), ways=hosts)
         for h in range(hosts)
     ]
     for step, batch in enumerate(whole):

@@ -19,13 +19,15 @@ if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
-from jax.extend.core import Literal
 
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.sweep_cells import Cell, build_sweep, is_sweep
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
 from hypert5_jax.core import trees
 from hypert5_jax.parallel.mesh import make_mesh
+from hypert5_jax.planning import model_flops
+from hypert5_jax.planning.kept import kept_bytes
+from hypert5_jax.planning.model_flops import Rows
 from hypert5_jax.training import state as states
 from hypert5_jax.training.state import TrainState
 
@@ -123,26 +125,13 @@ def kept_of(name: str) -> int:
 @functools.cache
 def _kept(name: str) -> int:
     run, state = run_of(name), state_of(name)
-    parts = DEVICES * run.train.microbatches
-
-    def share(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        rows = max(leaf.shape[0] // parts, 1)
-        return jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
-
-    def backward(trained: Any, frozen: Any, batch: Any, rng: Any) -> Any:
-        def loss(trained: Any) -> Any:
-            params = {**frozen, **trained}
-            return run.system.loss(params, batch, dropout_rng=rng).total
-
-        # What a backward pass is called with, as a tree.
-        return jax.vjp(loss, trained)[1]
-
-    batch = jax.tree.map(share, run.data.batch_shapes())
-    rng = jax.eval_shape(lambda: jax.random.key(0))
-    traced = jax.make_jaxpr(backward)(state.trainable, state.frozen, batch, rng).jaxpr
-    given = set(traced.invars)
-    kept = {v for v in traced.outvars if not isinstance(v, Literal) and v not in given}
-    return sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in kept)
+    return kept_bytes(
+        run.system,
+        state.trainable,
+        state.frozen,
+        run.data.batch_shapes(),
+        DEVICES * run.train.microbatches,
+    )
 
 
 def described(name: str) -> dict[str, Any]:
@@ -181,49 +170,18 @@ def _device_bytes(run: TrainRun, state: TrainState) -> dict[str, int]:
 
 
 def step_flops(run: TrainRun) -> int:
-    """FLOPs of one update: matrix products with weights, and attention's scores.
-
-    A forward pass is 2 per weight and token. Around it a trained group costs three times
-    as much again (backward for inputs and weights, layers recomputed), a frozen one that
-    the gradient passes through twice.
-    """
-    row, contexts = run.data.row_format, run.data.contexts
-    total = 0.0
-    for group, shapes in run.system.abstract_params().items():
-        times = 4 if group in run.system.variant.trainable else 3
-        if group == "phi":
-            total += times * 2 * trees.count(shapes) * run.system.variant.prefix.length
-            continue
-        if group == "downstream":
-            rows, inputs, queries = (
-                run.data.batch_size,
-                row.input_length,
-                row.target_length,
-            )
-        else:
-            slots = trees.flatten(shapes)["slots/embedding"].shape[0]
-            rows, inputs, queries = contexts, row.hyper_length, slots
-            # Each head reads the slots of its own site.
-            heads = [n for n in shapes["heads"] if not n.endswith("_gate")]
-            sites = len({n.rsplit("_", 1)[0] for n in heads})
-            weights = trees.count(shapes["heads"]) * slots // sites
-            total += times * rows * 2 * weights
-        encoder = inputs * _kernels(shapes["encoder"])
-        decoder = queries * _kernels(shapes["decoder"])
-        config = run.system.downstream
-        width = config.num_heads * config.head_dim
-        scores = inputs**2 + queries * (inputs + queries)
-        attention = 2 * config.num_encoder_layers * scores * width
-        total += times * rows * 2 * (encoder + decoder + attention)
-    return round(total)
-
-
-def _kernels(shapes: Any) -> int:
-    return sum(
-        math.prod(leaf.shape)
-        for path, leaf in trees.flatten(shapes).items()
-        if path.endswith("/kernel")
+    """FLOPs of one update, the forward pass once more where layers are recomputed."""
+    row = run.data.row_format
+    rows = Rows(
+        rows=run.data.batch_size,
+        inputs=row.input_length,
+        targets=row.target_length,
+        contexts=run.data.contexts,
+        context=row.hyper_length,
     )
+    found = model_flops.step_flops(run.system, rows)
+    again = found.forward if run.system.downstream.remat == "full" else 0
+    return found.total + again
 
 
 def hours(flops: float) -> float:

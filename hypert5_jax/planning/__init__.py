@@ -1,0 +1,1 @@
+"""What a step will take on devices nobody has rented yet: memory, time, money."""

@@ -1,0 +1,67 @@
+"""The chips of Google's TPUs, from public documentation.
+
+Peak, HBM and links: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e"
+(cloud.google.com/tpu/docs); links are the interconnect's bits a second and chip of those
+pages, over 8. A page that counts both directions (400 GB/s for v5e) has twice as much.
+
+Clock and vector units are not on those pages. The clock is the one at which a chip's
+matrix units (128 x 128, of v6e 256 x 256, four for a core) come to the documented peak;
+for v4 it is in "TPU v4: An Optically Reconfigurable Supercomputer" (Jouppi et al., 2023,
+table 4: 1050 MHz), as are its 16 arithmetic units for each of 128 lanes. For the others
+"How to Scale Your Model" (Austin et al., 2025, part 2) has 4 units in each of 8 x 128
+places. They decide only how long an operation without matrix products is estimated to
+take.
+
+Prices are Google's list prices for one chip and hour on demand, in US dollars, as they
+stood in 2025 in a region of the United States. They change and differ by region; nothing
+but the column of costs is computed from them, and `--prices` replaces them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+GIB = 1024**3
+PRICED = "list prices of 2025, on demand, United States"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip, its cores as one device.
+
+    Attributes:
+      name: as in a topology, "v5p".
+      hbm_bytes: memory.
+      peak_flops: bfloat16 operations a second of the matrix units.
+      hbm_bandwidth: bytes a second.
+      link_bandwidth: bytes a second that a chip sends over all its links to others.
+      vector_rate: operations a second of the vector units.
+      clock: cycles a second.
+      axes: of its torus.
+      price: US dollars an hour, see above.
+    """
+
+    name: str
+    hbm_bytes: int
+    peak_flops: float
+    hbm_bandwidth: float
+    link_bandwidth: float
+    vector_rate: float
+    clock: float
+    axes: int
+    price: float
+
+
+CHIPS: Mapping[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 32 * GIB, 275e12, 1228e9, 300e9, 2 * 2048 * 1.05e9, 1.05e9, 3, 3.22),
+        Chip("v5e", 16 * GIB, 197e12, 819e9, 200e9, 4096 * 1.5e9, 1.5e9, 2, 1.20),
+        Chip(
+            "v5p", 95 * GIB, 459e12, 2765e9, 600e9, 2 * 4096 * 1.75e9, 1.75e9, 3, 4.20
+        ),
+        Chip("v6e", 32 * GIB, 918e12, 1640e9, 448e9, 4096 * 1.75e9, 1.75e9, 2, 2.70),
+    )
+}
+# Bytes a second that a chip sends to other slices: 100 Gbit/s for a host of four chips,
+# the network of the smallest of these machines.
+NETWORK_BANDWIDTH = 100e9 / 8 / 4

@@ -1,0 +1,239 @@
+"""What a compiled step takes: every operation times how often its loops run it.
+
+XLA's `cost_analysis` counts a loop's body once. Here the module is walked from its entry,
+a loop's body as often as it is run, and each operation is given
+
+* operations of matrix products and of vector units, counted from shapes;
+* bytes it reads from and writes to HBM (what lies on the chip itself is not among them,
+  and of an array of which it takes a slice only the slice is);
+* cycles, where the TPU compiler wrote an estimate beside it;
+* seconds: the longest of the matrix units (the compiler's cycles, or without them the
+  chip's peak), the vector units and the memory, as if the other two were hidden below it.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from hypert5_jax.planning.chips import NETWORK_BANDWIDTH, Chip
+from hypert5_jax.planning.collectives import Mesh, Sent, kind_of, sent
+from hypert5_jax.planning.flops import operations, product_flops, vector_operations
+from hypert5_jax.planning.hlo import Instruction, Module, trip_count
+from hypert5_jax.planning.traffic import traffic
+
+# Run what they call instead of being an operation.
+_CALLS = ("call", "conditional", "async-start", "custom-call")
+NETWORK_AXIS = "slice"
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One line of the module that does something, for one device.
+
+    Attributes:
+      name: of the instruction.
+      kind: its opcode.
+      source: the operation of the Python program.
+      times: how often loops run it.
+      product_flops, vector_operations, hbm_bytes, cycles: of all its runs.
+      sent: what it sends, if it is a collective; of one run.
+      early: it is started early and waited for later: the others hide it.
+      seconds: of all its runs.
+    """
+
+    name: str
+    kind: str
+    source: str
+    times: int
+    product_flops: int
+    vector_operations: int
+    hbm_bytes: int
+    cycles: int
+    sent: Sent | None
+    early: bool
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """All operations of a step.
+
+    Attributes:
+      operations: each once, in the module's order.
+      unknown_loops: names of loops that were counted once, their trip count unknown.
+    """
+
+    operations: tuple[Operation, ...]
+    unknown_loops: tuple[str, ...]
+
+    def total(self, name: str) -> int:
+        """Sum of an attribute over all operations."""
+        return sum(getattr(one, name) for one in self.operations)
+
+    @property
+    def flops(self) -> int:
+        """Of matrix products."""
+        return self.total("product_flops")
+
+    @property
+    def sent(self) -> dict[tuple[str, tuple[str, ...]], tuple[int, int]]:
+        """{(kind, axes crossed): (times, bytes that each device sends)}."""
+        found: dict[tuple[str, tuple[str, ...]], tuple[int, int]] = {}
+        for one in self.operations:
+            if one.sent is not None and one.sent.nbytes:
+                key = one.sent.kind, one.sent.axes
+                times, nbytes = found.get(key, (0, 0))
+                found[key] = times + one.times, nbytes + one.times * one.sent.nbytes
+        return found
+
+    @property
+    def compute_seconds(self) -> float:
+        """Of everything that is no collective and not started early."""
+        return sum(
+            one.seconds for one in self.operations if not one.early and not one.sent
+        )
+
+    @property
+    def collective_seconds(self) -> tuple[float, float]:
+        """(of those that stop the rest, of those that are started early)."""
+        found = [0.0, 0.0]
+        for one in self.operations:
+            if one.sent is not None:
+                found[one.early] += one.seconds
+        return found[0], found[1]
+
+    def memory_seconds(self, chip: Chip) -> float:
+        """Of all bytes from and to HBM, those fetched early too."""
+        return self.total("hbm_bytes") / chip.hbm_bandwidth
+
+    def seconds(self, chip: Chip) -> float:
+        """Of the step: operations one after another, as the compiler scheduled them;
+        what was started early costs what the others do not hide."""
+        stops, early = self.collective_seconds
+        busy = max(self.compute_seconds, self.memory_seconds(chip))
+        return max(busy, early) + stops
+
+    def least_seconds(self, chip: Chip) -> float:
+        """If everything hid everything else: the busiest of the chip's parts."""
+        return max(
+            self.flops / chip.peak_flops,
+            self.memory_seconds(chip),
+            sum(self.collective_seconds),
+        )
+
+
+def cost(module: Module, chip: Chip, mesh: Mesh) -> Costs:
+    """The costs of one device's run of a module.
+
+    Args:
+      module: of `hlo.parse`.
+      chip: what it runs on.
+      mesh: whose axes collectives cross.
+    """
+    unknown: list[str] = []
+    found = tuple(_walk(module, module.entry, 1, chip, mesh, unknown))
+    return Costs(found, tuple(unknown))
+
+
+def _walk(
+    module: Module,
+    computation: str,
+    times: int,
+    chip: Chip,
+    mesh: Mesh,
+    unknown: list[str],
+) -> Iterator[Operation]:
+    around = module.computations[computation]
+    for one in around.values():
+        if one.opcode == "while":
+            trips = trip_count(module, computation, one)
+            if trips is None:
+                unknown.append(one.name)
+            for name in one.called:
+                yield from _walk(
+                    module, name, times * (trips or 1), chip, mesh, unknown
+                )
+        elif one.opcode in _CALLS and one.called:
+            for name in one.called:
+                yield from _walk(module, name, times, chip, mesh, unknown)
+        else:
+            found = _operation(module, one, around, times, chip, mesh)
+            if found is not None:
+                yield found
+
+
+def _operation(
+    module: Module,
+    one: Instruction,
+    around: Mapping[str, Instruction],
+    times: int,
+    chip: Chip,
+    mesh: Mesh,
+) -> Operation | None:
+    """None for what takes no time: parameters, tuples, the ends of early starts."""
+    if kind_of(one) is not None:
+        return _collective(one, around, times, chip, mesh)
+    within = _collective_inside(module, one)
+    if within is not None:
+        return _collective(within[0], within[1], times, chip, mesh)
+    if one.opcode == "fusion":
+        products, vectors = operations(module, one.called[0])
+    else:
+        products = product_flops(one, around)
+        vectors = vector_operations(one, around)
+    nbytes = traffic(module, one, around)
+    cycles = one.estimated_cycles
+    if not (products or vectors or nbytes or cycles):
+        return None
+    matrix = cycles / chip.clock if products and cycles else products / chip.peak_flops
+    seconds = max(matrix, vectors / chip.vector_rate, nbytes / chip.hbm_bandwidth)
+    return Operation(
+        name=one.name,
+        kind=one.opcode,
+        source=one.source,
+        times=times,
+        product_flops=times * products,
+        vector_operations=times * vectors,
+        hbm_bytes=times * nbytes,
+        cycles=times * cycles,
+        sent=None,
+        early=one.opcode.endswith("-start"),
+        seconds=times * seconds,
+    )
+
+
+def _collective_inside(
+    module: Module, one: Instruction
+) -> tuple[Instruction, Mapping[str, Instruction]] | None:
+    """The collective of a fusion that is one, which TPUs have."""
+    if one.opcode != "fusion":
+        return None
+    inner = module.computations[one.called[0]]
+    return next(((i, inner) for i in inner.values() if kind_of(i)), None)
+
+
+def _collective(
+    one: Instruction,
+    around: Mapping[str, Instruction],
+    times: int,
+    chip: Chip,
+    mesh: Mesh,
+) -> Operation:
+    what = sent(one, around, mesh)
+    rate = chip.link_bandwidth
+    if what.kind == "collective-permute":
+        rate /= chip.axes  # along one axis of the torus
+    if NETWORK_AXIS in what.axes:
+        rate = NETWORK_BANDWIDTH
+    return Operation(
+        name=one.name,
+        kind=what.kind,
+        source=one.source,
+        times=times,
+        product_flops=0,
+        vector_operations=0,
+        hbm_bytes=0,
+        cycles=0,
+        sent=what,
+        early=what.overlaps,
+        seconds=times * what.nbytes / rate,
+    )
