@@ -97,8 +97,8 @@ def _check_rows(run: TuneRun, ways: int) -> None:
     if (run.batch_size // run.microbatches) % ways:
         raise UserError(
             f"{run.microbatches} microbatches of a batch of {run.batch_size} do not "
-            f"divide over {ways} devices (slice x data x fsdp); make batch_size a multiple of "
-            f"{ways * run.microbatches}"
+            f"divide over {ways} devices (slice x data x fsdp); make batch_size a "
+            f"multiple of {ways * run.microbatches}"
         )
 
 

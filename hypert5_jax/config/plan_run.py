@@ -160,12 +160,12 @@ def plan(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json:
 
 def _heading(run: Run, topology: Topology) -> str:
     rows = run.rows
-    sizes = mesh_shape(run.train.mesh, topology.chips)
+    sizes = mesh_shape(run.train.mesh, topology.chips, topology.slices)
     read = f", contexts of {rows.context}" if rows.context else ""
     return (
         f"{topology.name}: {topology.chips} chips as "
-        f"{' x '.join(map(str, sizes))} (data x fsdp x model), batch {rows.rows} of "
-        f"{rows.inputs} + {rows.targets} tokens{read}, "
+        f"{' x '.join(map(str, sizes))} (slice x data x fsdp x model), batch "
+        f"{rows.rows} of {rows.inputs} + {rows.targets} tokens{read}, "
         f"microbatches {run.train.microbatches}"
     )
 

@@ -126,10 +126,6 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 def _wired(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """The devices of one slice [data, fsdp, model], neighbours by their network."""
-    if devices[0].device_kind == "TPU v4" and any(d.core_on_chip for d in devices):
-        # Two devices to a chip, as the compiler describes slices nobody has rented: the
-        # order given has those of a chip side by side, and jax knows no better one.
-        return np.asarray(devices).reshape(shape)
     # An axis of 8 on a torus of 4 x 4 x 4 is half a plane: not for jax.make_mesh, which
     # splits a torus' axis on v5e alone.
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
