@@ -150,8 +150,9 @@ class _Watch(threading.Thread):
                     time.sleep(self.interval)
             if ended is not None:
                 word = json.loads(ended)
-                if not word.get("done"):
-                    lost = word["code"] == LOST
+                lost = word.get("code") == LOST
+                # Its own word is the main thread's, which is about to end the process.
+                if not word.get("done") and (lost or word["process"] != self.index):
                     self._end(word["code"], self._relayed(word), self.count - lost)
                 return
 
