@@ -174,7 +174,7 @@ def _largest(run: Run, topology: Topology, compiler: Compiler) -> int:
     if not compiler.has_libtpu:
         raise UserError(
             "--largest_batch needs the TPU's compiler, which knows its memory: "
-            "pip install 'hypert5_jax[tpu]'"
+            "pip install -e '.[tpu]'"
         )
     each = run.rows.rows // max(run.rows.contexts, 1)
     ways = topology.chips // run.train.mesh.model

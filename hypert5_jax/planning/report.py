@@ -10,7 +10,7 @@ from hypert5_jax.planning.topologies import read
 Json = Mapping[str, Any]
 HOST_CAVEAT = (
     "Compiled for this machine's CPU with as many fake devices: no libtpu is installed "
-    "(pip install 'hypert5_jax[tpu]').\nFLOPs, parameters and optimiser are those of the "
+    "(pip install -e '.[tpu]').\nFLOPs, parameters and optimiser are those of the "
     "slice; temporaries, collectives and times are not: a TPU\nfuses, lays out and "
     "overlaps otherwise, and whether the step fits its memory cannot be told."
 )
