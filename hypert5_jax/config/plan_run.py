@@ -18,7 +18,7 @@ from hypert5_jax.config.plan_compile import Request
 from hypert5_jax.config.plan_recipe import run_of
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.core.progress import ProgressLine, clock
-from hypert5_jax.parallel.mesh import MeshConfig, mesh_shape
+from hypert5_jax.parallel.mesh import MeshConfig
 from hypert5_jax.planning import estimates, report, topologies
 from hypert5_jax.planning import search as searching
 from hypert5_jax.planning.chips import PRICED
@@ -160,11 +160,9 @@ def plan(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json:
 
 def _heading(run: Run, topology: Topology) -> str:
     rows = run.rows
-    sizes = mesh_shape(run.train.mesh, topology.chips)
     read = f", contexts of {rows.context}" if rows.context else ""
     return (
-        f"{topology.name}: {topology.chips} chips as "
-        f"{' x '.join(map(str, sizes))} (data x fsdp x model), batch {rows.rows} of "
+        f"{topology.name}: {topology.chips} chips, batch {rows.rows} of "
         f"{rows.inputs} + {rows.targets} tokens{read}, "
         f"microbatches {run.train.microbatches}"
     )

@@ -25,7 +25,8 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
       steps: that the run makes; 0 leaves the run's days out.
     """
     took = f"{measured['compile_seconds']:.0f} s by {measured['compiler']}"
-    lines = [f"{measured['program']}, compiled in {took}"]
+    sizes = " x ".join(f"{axis} {n}" for axis, n in measured["mesh"].items())
+    lines = [f"{measured['program']} over {sizes}, compiled in {took}"]
     lines += _memory(measured)
     if found is not None:
         lines += _flops(measured, found)
