@@ -42,7 +42,7 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
 def _memory(measured: Json) -> Iterator[str]:
     chip = read(measured["topology"]).chip
     memory, held = measured["memory"], measured["held"]
-    yield f"  memory of a chip, GiB of {chip.hbm_bytes / GIB:.0f}:"
+    yield f"  memory of a chip, GiB of {chip.hbm_bytes / GIB:.2f}:"
     for what, nbytes in held.items():
         yield f"    {what:24}{nbytes / GIB:8.2f}"
     for what in ("temporaries", "code"):
