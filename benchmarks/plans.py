@@ -65,6 +65,10 @@ _SLICES = {
     "xxl": ("v5p:4x4x4", "v6e:8x8", "v4:4x4x8", "v5e:16x16"),
 }
 _FSDP = {"large": 8, "xl": 16, "xxl": 64}
+_COLUMNS = (
+    *("step", "size", "slice", "mesh", "peak, GiB", "fits", "ms", "MFU", "by cycles"),
+    *("FLOPs", "tokens/s/chip", "hours", "chip-hours"),
+)
 _XXL = "gin/models/t5_1_1_xxl.gin"
 
 
@@ -119,11 +123,7 @@ def facts(row: Row, cache: str) -> dict[str, Any]:
 
 def table(stored: dict[str, Any]) -> str:
     """The rows that are there, and how many are not."""
-    lines = [
-        "| step | size | slice | mesh | peak, GiB | fits | ms | MFU | by cycles | FLOPs "
-        "| tokens/s/chip | hours | chip-hours |",
-        "|---|---|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     for row in rows():
         found = stored.get(row.name)
         if found is not None:
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="compile nothing")
     args = parser.parse_args()
     if not args.table and not topologies.has_compiler():
-        sys.exit("libtpu is not installed: pip install 'hypert5_jax[tpu]'")
+        sys.exit("libtpu is not installed: pip install -e '.[tpu]'")
     stored = json.loads(FACTS.read_text()) if FACTS.exists() else {}
     wanted = [] if args.table else [row for row in rows() if args.only in row.name]
     for row in wanted:

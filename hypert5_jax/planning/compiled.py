@@ -24,7 +24,12 @@ Json = dict[str, Any]
 HOST = "host"
 # Of the most expensive operations, how many are kept for --trace.
 _KEPT = 60
-_TOO_LARGE = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.IGNORECASE)
+# "Used 17.2G of 15.75G hbm", "… temporaries (90.00G) exceeds available HBM (15.75G)".
+_TOO_LARGE = re.compile(
+    r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"
+    r"|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)",
+    re.IGNORECASE,
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -75,10 +80,9 @@ def compile_program(program: Program, compiler: str) -> Compiled:
     try:
         compiled = program.lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        too_large = _TOO_LARGE.search(str(error))
-        if too_large is None and "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled("", time.monotonic() - start, _refused(too_large), False)
+        return Compiled("", time.monotonic() - start, refused(str(error)), False)
     seconds = time.monotonic() - start
     fits = None if compiler.startswith(HOST) else True
     return Compiled(compiled.as_text(), seconds, _memory(compiled), fits)
@@ -131,13 +135,17 @@ def measures(
     return found
 
 
-def _refused(too_large: re.Match[str] | None) -> Json:
-    if too_large is None:
+def refused(message: str) -> dict[str, int]:
+    """{peak, limit} in bytes of what the compiler says does not fit into HBM; empty where
+    it names no sizes."""
+    found = _TOO_LARGE.search(message)
+    if found is None:
         return {}
-    used, limit = (
-        float(too_large[i]) * _UNITS[too_large[i + 1].upper()] for i in (1, 3)
-    )
-    return {"peak": round(used), "limit": round(limit)}
+    used, used_unit, limit, limit_unit = (part for part in found.groups() if part)
+    return {
+        "peak": round(float(used) * _UNITS[used_unit.upper()]),
+        "limit": round(float(limit) * _UNITS[limit_unit.upper()]),
+    }
 
 
 def _memory(compiled: Any) -> Json:

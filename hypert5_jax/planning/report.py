@@ -10,7 +10,7 @@ from hypert5_jax.planning.topologies import read
 Json = Mapping[str, Any]
 HOST_CAVEAT = (
     "Compiled for this machine's CPU with as many fake devices: no libtpu is installed "
-    "(pip install 'hypert5_jax[tpu]').\nFLOPs, parameters and optimiser are those of the "
+    "(pip install -e '.[tpu]').\nFLOPs, parameters and optimiser are those of the "
     "slice; temporaries, collectives and times are not: a TPU\nfuses, lays out and "
     "overlaps otherwise, and whether the step fits its memory cannot be told."
 )
@@ -25,7 +25,8 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
       steps: that the run makes; 0 leaves the run's days out.
     """
     took = f"{measured['compile_seconds']:.0f} s by {measured['compiler']}"
-    lines = [f"{measured['program']}, compiled in {took}"]
+    sizes = " x ".join(f"{axis} {n}" for axis, n in measured["mesh"].items())
+    lines = [f"{measured['program']} over {sizes}, compiled in {took}"]
     lines += _memory(measured)
     if found is not None:
         lines += _flops(measured, found)
@@ -41,7 +42,7 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
 def _memory(measured: Json) -> Iterator[str]:
     chip = read(measured["topology"]).chip
     memory, held = measured["memory"], measured["held"]
-    yield f"  memory of a chip, GiB of {chip.hbm_bytes / GIB:.0f}:"
+    yield f"  memory of a chip, GiB of {chip.hbm_bytes / GIB:.2f}:"
     for what, nbytes in held.items():
         yield f"    {what:24}{nbytes / GIB:8.2f}"
     for what in ("temporaries", "code"):

@@ -6,6 +6,7 @@ import pytest
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.planning import report
+from hypert5_jax.planning.compiled import refused
 from hypert5_jax.planning.estimates import estimate
 from hypert5_jax.planning.search import largest_batch, meshes
 
@@ -98,3 +99,16 @@ def test_what_does_not_fit_has_no_time():
     assert estimate(refused, 10, {}) is None
     assert "DOES NOT FIT" in report.program_text(refused, None, 10)
     assert len(report.table_row(refused, None)) == len(report.COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        "in memory space hbm. Used 17.20G of 15.75G hbm. Exceeded hbm capacity by 1.45G.",
+        "on HBM, the total required for temporaries (17.20G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_a_refusal_for_memory_says_by_how_much(sizes):
+    found = refused(f"RESOURCE_EXHAUSTED: Ran out of memory {sizes}")
+    assert found == {"peak": round(17.2 * 2**30), "limit": round(15.75 * 2**30)}
+    assert refused("RESOURCE_EXHAUSTED: no sizes here") == {}
