@@ -82,9 +82,11 @@ def _describe(run: TrainRun, mixture: PreparedMixture) -> None:
 def _describe_once(run: TrainRun) -> None:
     """The same for a run that was done before there was such a description."""
     here = epath.Path(run.model_dir) / description.FILE
-    if hosts.is_writer() and not here.exists():
+    if not hosts.told(here.exists):
         data = run.data
-        _describe(run, open_data(data, data.mixture, data.split, _vocabulary_rows(run)))
+        mixture = open_data(data, data.mixture, data.split, _vocabulary_rows(run))
+        if hosts.is_writer():
+            _describe(run, mixture)
 
 
 def check_prepared(run: TrainRun) -> str:
