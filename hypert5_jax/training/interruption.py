@@ -53,6 +53,11 @@ class Interruption:
 
             number = next(_numbers)
             return bool(multihost_utils.reached_preemption_sync_point(number))
+        return self.signalled
+
+    @property
+    def signalled(self) -> bool:
+        """Whether SIGTERM came here; over several processes that is not for one to say."""
         return self._asked.is_set()
 
 
