@@ -3,7 +3,7 @@
 import itertools
 import signal
 import threading
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 import jax
@@ -26,18 +26,20 @@ class Interruption:
     """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked = False
         self._previous: object = None
         self._installed = False
 
     def __enter__(self) -> Self:
         alone = jax.process_count() == 1
         if alone and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(
-                signal.SIGTERM, lambda number, frame: self._asked.set()
-            )
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
             self._installed = True
         return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        # No lock: a second signal may come while this one is handled.
+        self._asked = True
 
     def __exit__(
         self,
@@ -56,4 +58,9 @@ class Interruption:
             # They agree on a call rather than a step: calls are counted over everything
             # a process does, training and judging, in the same order in all of them.
             return bool(multihost_utils.reached_preemption_sync_point(next(_calls)))
-        return self._asked.is_set()
+        return self.signalled
+
+    @property
+    def signalled(self) -> bool:
+        """Whether SIGTERM came here; over several processes that is not for one to say."""
+        return self._asked
