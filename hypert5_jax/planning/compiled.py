@@ -110,7 +110,7 @@ def measures(
       program, topology, chips, mesh, compiler: what was compiled, and by what.
       compile_seconds, memory, fits: of Compiled.
       held: {what: bytes on one device}; kept: bytes for the backward pass;
-        model_flops, tokens: of all devices.
+        model_flops, tokens, rows: of all devices.
       costs: of `measured`, or None where nothing was compiled.
     """
     found: Json = {
@@ -122,6 +122,7 @@ def measures(
         "held": dict(program.held),
         "model_flops": program.flops,
         "tokens": program.tokens,
+        "rows": program.rows,
         "kept": program.kept,
         "compile_seconds": compiled.seconds,
         "memory": dict(compiled.memory),
