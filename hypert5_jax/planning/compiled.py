@@ -174,7 +174,7 @@ def measured(found: Costs, topology: Topology) -> Json:
         cycles; least_seconds: if all operations hid one another; parts: {compute, memory,
         collectives that stop, collectives that overlap} in seconds.
       sent: [{kind, axes, times, bytes}]; operations: the most expensive;
-      unknown_loops: names of loops counted once.
+      unknown_loops, unknown_kernels: of Costs.
     """
     chip = topology.chip
     stops, overlap = found.collective_seconds
@@ -198,6 +198,7 @@ def measured(found: Costs, topology: Topology) -> Json:
         ],
         "operations": [_operation(one, topology) for one in kept],
         "unknown_loops": list(found.unknown_loops),
+        "unknown_kernels": list(found.unknown_kernels),
     }
 
 

@@ -36,6 +36,8 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
             lines += [_run(found, steps)]
         for name in measured["costs"]["unknown_loops"]:
             lines.append(f"  not known how often the loop {name} runs: counted once")
+        for name in measured["costs"]["unknown_kernels"]:
+            lines.append(f"  the kernel {name} does not say its FLOPs: counted as none")
     return "\n".join(lines)
 
 

@@ -76,6 +76,7 @@ MEASURED = {
         "sent": [{"kind": "all-gather", "axes": ["fsdp"], "times": 3, "bytes": 10**9}],
         "operations": [],
         "unknown_loops": [],
+        "unknown_kernels": [],
     },
 }
 
