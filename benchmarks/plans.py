@@ -67,7 +67,7 @@ _SLICES = {
 _FSDP = {"large": 8, "xl": 16, "xxl": 64}
 _COLUMNS = (
     *("step", "size", "slice", "mesh", "peak, GiB", "fits", "ms", "MFU", "by cycles"),
-    *("FLOPs", "tokens/s/chip", "hours", "chip-hours"),
+    *("FLOPs", "tokens/s/chip", "rows/s/host", "hours", "chip-hours"),
 )
 _XXL = "gin/models/t5_1_1_xxl.gin"
 
@@ -137,17 +137,17 @@ def table(stored: dict[str, Any]) -> str:
 def _line(row: Row, found: dict[str, Any]) -> str:
     begin = f"| `{row.recipe}` | {row.size.capitalize()} | {row.topology} |"
     if "error" in found:
-        return f"{begin} | | {found['error']} | | | | | | | |"
+        return f"{begin} | | {found['error']}{' |' * (len(_COLUMNS) - 5)}"
     numbers = estimate(found, found["steps"], {})
     _, mesh, _, peak, fits, *_ = report.table_row(found, numbers)
     begin = f"{begin} {mesh} | {peak} | {fits} |"
     if numbers is None:
-        return f"{begin} | | | | | | |"
+        return begin + " |" * (len(_COLUMNS) - 6)
     return (
         f"{begin} {numbers.seconds * 1e3:,.0f} | {numbers.mfu:.0%} "
         f"| {numbers.slow_mfu:.0%} | × {numbers.flops_ratio:.2f} "
-        f"| {numbers.tokens_per_second:,.0f} | {numbers.hours:,.1f} "
-        f"| {numbers.chip_hours:,.0f} |"
+        f"| {numbers.tokens_per_second:,.0f} | {numbers.rows_per_second:,.0f} "
+        f"| {numbers.hours:,.1f} | {numbers.chip_hours:,.0f} |"
     )
 
 

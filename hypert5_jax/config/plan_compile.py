@@ -31,7 +31,6 @@ class Request:
       cache: folder of what was compiled before.
       mesh: {axis: devices} that take the place of the recipe's, or None.
       batch: target examples of the global batch, or None.
-      microbatches: or None.
     """
 
     files: tuple[str, ...]
@@ -43,7 +42,6 @@ class Request:
     cache: str
     mesh: dict[str, int] | None = None
     batch: int | None = None
-    microbatches: int | None = None
 
 
 def answer(request: Request) -> dict[str, Any]:
@@ -75,8 +73,6 @@ def _changed(run: steps.Run, request: Request) -> steps.Run:
         if run.judging is not None:
             judging = dataclasses.replace(run.judging, mesh=mesh)
             run = dataclasses.replace(run, judging=judging)
-    if request.microbatches is not None:
-        train = dataclasses.replace(train, microbatches=request.microbatches)
     run = dataclasses.replace(run, train=train)
     return run if request.batch is None else run.with_batch(request.batch)
 

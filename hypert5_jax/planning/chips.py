@@ -103,6 +103,8 @@ CHIPS: Mapping[str, Chip] = {
         ),
     )
 }
+# Of a slice of several hosts; a v5e or v6e slice of 8 chips can also be one host.
+CHIPS_PER_HOST = 4
 # Bytes a second that a chip sends to other slices: 100 Gbit/s for a host of four chips,
 # the network of the smallest of these machines.
-NETWORK_BANDWIDTH = 100e9 / 8 / 4
+NETWORK_BANDWIDTH = 100e9 / 8 / CHIPS_PER_HOST

@@ -110,7 +110,7 @@ def measures(
       program, topology, chips, mesh, compiler: what was compiled, and by what.
       compile_seconds, memory, fits: of Compiled.
       held: {what: bytes on one device}; kept: bytes for the backward pass;
-        model_flops, tokens: of all devices.
+        model_flops, tokens, rows: of all devices.
       costs: of `measured`, or None where nothing was compiled.
     """
     found: Json = {
@@ -122,6 +122,7 @@ def measures(
         "held": dict(program.held),
         "model_flops": program.flops,
         "tokens": program.tokens,
+        "rows": program.rows,
         "kept": program.kept,
         "compile_seconds": compiled.seconds,
         "memory": dict(compiled.memory),
@@ -173,7 +174,7 @@ def measured(found: Costs, topology: Topology) -> Json:
         cycles; least_seconds: if all operations hid one another; parts: {compute, memory,
         collectives that stop, collectives that overlap} in seconds.
       sent: [{kind, axes, times, bytes}]; operations: the most expensive;
-      unknown_loops: names of loops counted once.
+      unknown_loops, unknown_kernels: of Costs.
     """
     chip = topology.chip
     stops, overlap = found.collective_seconds
@@ -197,6 +198,7 @@ def measured(found: Costs, topology: Topology) -> Json:
         ],
         "operations": [_operation(one, topology) for one in kept],
         "unknown_loops": list(found.unknown_loops),
+        "unknown_kernels": list(found.unknown_kernels),
     }
 
 

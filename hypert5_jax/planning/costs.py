@@ -64,10 +64,13 @@ class Costs:
     Attributes:
       operations: each once, in the module's order.
       unknown_loops: names of loops that were counted once, their trip count unknown.
+      unknown_kernels: names of kernels whose author does not say what they compute, which
+        were counted as memory traffic alone.
     """
 
     operations: tuple[Operation, ...]
     unknown_loops: tuple[str, ...]
+    unknown_kernels: tuple[str, ...]
 
     def total(self, name: str) -> int:
         """Sum of an attribute over all operations."""
@@ -143,7 +146,13 @@ def cost(module: Module, chip: Chip, mesh: Mesh) -> Costs:
     """
     unknown: list[str] = []
     found = tuple(_walk(module, module.entry, 1, chip, mesh, unknown))
-    return Costs(found, tuple(unknown))
+    kernels = {
+        one.name
+        for around in module.computations.values()
+        for one in around.values()
+        if one.kernel and one.kernel_estimate("flops") is None
+    }
+    return Costs(found, tuple(unknown), tuple(sorted(kernels)))
 
 
 def _walk(
@@ -168,26 +177,26 @@ def _walk(
             for name in one.called:
                 yield from _walk(module, name, times, chip, mesh, unknown)
         else:
-            found = _operation(module, one, around, times, chip, mesh)
-            if found is not None:
-                yield found
+            yield from _operations(module, one, around, times, chip, mesh)
 
 
-def _operation(
+def _operations(
     module: Module,
     one: Instruction,
     around: Mapping[str, Instruction],
     times: int,
     chip: Chip,
     mesh: Mesh,
-) -> Operation | None:
-    """None for what takes no time: parameters, tuples, the ends of early starts."""
+) -> Iterator[Operation]:
+    """Nothing for what takes no time: parameters, tuples, the ends of early starts."""
     if kind_of(one) is not None:
-        return _collective(one, around, times, chip, mesh)
-    within = _collective_inside(module, one)
-    if within is not None:
-        return _collective(within[0], within[1], times, chip, mesh)
+        yield _collective(one, around, times, chip, mesh)
+        return
     if one.opcode == "fusion":
+        inner = module.computations[one.called[0]]
+        for each in inner.values():
+            if kind_of(each) is not None:
+                yield _collective(each, inner, times, chip, mesh)
         products, vectors = operations(module, one.called[0])
     else:
         products = product_flops(one, around)
@@ -195,13 +204,13 @@ def _operation(
     nbytes = traffic(module, one, around)
     cycles = one.estimated_cycles
     if not (products or vectors or nbytes or cycles):
-        return None
+        return
     seconds = max(
         products / chip.peak_flops,
         vectors / chip.vector_rate,
         nbytes / chip.hbm_bandwidth,
     )
-    return Operation(
+    yield Operation(
         name=one.name,
         kind=one.opcode,
         source=one.source,
@@ -215,16 +224,6 @@ def _operation(
         seconds=times * seconds,
         slow_seconds=times * max(seconds, cycles / chip.clock),
     )
-
-
-def _collective_inside(
-    module: Module, one: Instruction
-) -> tuple[Instruction, Mapping[str, Instruction]] | None:
-    """The collective of a fusion that is one, which TPUs have."""
-    if one.opcode != "fusion":
-        return None
-    inner = module.computations[one.called[0]]
-    return next(((i, inner) for i in inner.values() if kind_of(i)), None)
 
 
 def _collective(

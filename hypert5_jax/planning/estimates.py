@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from hypert5_jax.planning.chips import CHIPS
+from hypert5_jax.planning.chips import CHIPS, CHIPS_PER_HOST
 from hypert5_jax.planning.topologies import read
 
 Json = Mapping[str, Any]
@@ -21,6 +21,7 @@ class Estimate:
       mfu: model FLOPs a second over the chips' peak.
       slow_seconds, slow_mfu: the same by the compiler's cycles.
       tokens_per_second: of one chip.
+      rows_per_second: examples that each host has to read.
       hours: of all steps.
       chip_hours: the same, times chips.
       dollars: the same, times the price of one.
@@ -32,6 +33,7 @@ class Estimate:
     slow_seconds: float
     slow_mfu: float
     tokens_per_second: float
+    rows_per_second: float
     hours: float
     chip_hours: float
     dollars: float
@@ -61,6 +63,7 @@ def estimate(
         slow_seconds=costs["slow_seconds"],
         slow_mfu=ideal / costs["slow_seconds"],
         tokens_per_second=measured["tokens"] / seconds / chips,
+        rows_per_second=measured["rows"] / seconds / max(chips / CHIPS_PER_HOST, 1),
         hours=hours,
         chip_hours=hours * chips,
         dollars=hours * chips * prices.get(chip.name, CHIPS[chip.name].price),

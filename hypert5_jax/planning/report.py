@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hypert5_jax.planning.chips import GIB
+from hypert5_jax.planning.chips import CHIPS_PER_HOST, GIB
 from hypert5_jax.planning.estimates import Estimate
 from hypert5_jax.planning.topologies import read
 
@@ -36,6 +36,8 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
             lines += [_run(found, steps)]
         for name in measured["costs"]["unknown_loops"]:
             lines.append(f"  not known how often the loop {name} runs: counted once")
+        for name in measured["costs"]["unknown_kernels"]:
+            lines.append(f"  the kernel {name} does not say its FLOPs: counted as none")
     return "\n".join(lines)
 
 
@@ -65,11 +67,17 @@ def _memory(measured: Json) -> Iterator[str]:
 
 
 def _flops(measured: Json, found: Estimate) -> Iterator[str]:
-    each = measured["costs"]["flops"] / 1e12
+    all_chips = measured["costs"]["flops"] * measured["chips"]
     yield (
-        f"  FLOPs: compiled {each * measured['chips']:,.1f} T, by the model's shapes "
-        f"{measured['model_flops'] / 1e12:,.1f} T: x {found.flops_ratio:.2f}"
+        f"  FLOPs: compiled {_large(all_chips)}, by the model's shapes "
+        f"{_large(measured['model_flops'])}: x {found.flops_ratio:.2f}"
     )
+
+
+def _large(number: float) -> str:
+    """1.5e12 -> "1.5 T"."""
+    size, unit = (1e12, "T") if number >= 1e12 else (1e9, "G")
+    return f"{number / size:,.1f} {unit}"
 
 
 def _sent(costs: Json) -> Iterator[str]:
@@ -95,6 +103,9 @@ def _time(measured: Json, found: Estimate) -> Iterator[str]:
         f"  MFU {found.mfu:.1%} ({found.slow_mfu:.1%} by the compiler's cycles), "
         f"{found.tokens_per_second:,.0f} tokens a second and chip"
     )
+    if measured["program"] == "train":
+        rows = f"{found.rows_per_second:,.0f} rows a second"
+        yield f"  each host of {CHIPS_PER_HOST} chips reads {rows}"
 
 
 def _run(found: Estimate, steps: int) -> str:

@@ -64,6 +64,7 @@ MEASURED = {
     "kept": 0,
     "model_flops": 4 * 197e12,
     "tokens": 8000,
+    "rows": 16,
     "fits": True,
     "memory": {"peak": 3 * 2**30},
     "costs": {
@@ -75,6 +76,7 @@ MEASURED = {
         "sent": [{"kind": "all-gather", "axes": ["fsdp"], "times": 3, "bytes": 10**9}],
         "operations": [],
         "unknown_loops": [],
+        "unknown_kernels": [],
     },
 }
 
@@ -83,7 +85,7 @@ def test_estimates_are_those_of_a_case_by_hand():
     found = estimate(MEASURED, steps=1800, prices={"v5e": 1.5})
     # 1800 steps of 2 s are an hour; the peak would do the model's FLOPs in 1 s.
     assert dataclasses.astuple(found) == (
-        pytest.approx((2.0, 1200 / 788, 0.5, 4.0, 0.25, 1000, 1.0, 4.0, 6.0))
+        pytest.approx((2.0, 1200 / 788, 0.5, 4.0, 0.25, 1000, 8.0, 1.0, 4.0, 6.0))
     )
     text = report.program_text(MEASURED, found, 1800)
     for part in ("MFU 50.0%", "4 chip-hours", "$6", "fits", "x 1.52", "over fsdp"):
