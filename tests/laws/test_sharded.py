@@ -65,7 +65,7 @@ OPTIMISERS = {
 
 
 def one_step(system, optimiser, config, devices):
-    """(sums, gradients, parameters) of a step, by path, and where parameters lie."""
+    """(sums, gradients, parameters) of a step, by path, and where all groups lie."""
     mesh = make_mesh(config, devices)
     axes = system.logical_axes()
     trainable, frozen = states.partition(
@@ -93,7 +93,7 @@ def one_step(system, optimiser, config, devices):
         {name: float(value) for name, value in sums.items()},
         trees.flatten(state.opt_state[0]),
         trees.flatten(state.trainable),
-        trees.flatten(shardings.trainable),
+        trees.flatten(shardings.params),
     )
 
 

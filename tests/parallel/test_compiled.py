@@ -19,8 +19,18 @@ from hypert5_jax.hyper.heads import make_heads
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
 from hypert5_jax.parallel import feed, rules
-from hypert5_jax.parallel.mesh import BATCH_AXES, FSDP, MODEL, MeshConfig, make_mesh
+from hypert5_jax.parallel.mesh import (
+    BATCH_AXES,
+    FSDP,
+    MESH_AXES,
+    MODEL,
+    MeshConfig,
+    make_mesh,
+)
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
+from hypert5_jax.planning import costs, hlo
+from hypert5_jax.planning.chips import CHIPS
+from hypert5_jax.planning.collectives import Mesh
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.training import state as states
 from hypert5_jax.training.optimisers import OptimiserConfig, make_optimiser
@@ -40,8 +50,8 @@ SIZES = T5Config(
     remat="none",
 )
 PREFIX = PrefixSpec(length=3)
-MESH = MeshConfig(fsdp=4, model=2)
-ROWS, LENGTHS = 16, (9, 11, 5)
+MESH = MeshConfig(slice=2, fsdp=2, model=2)
+ROWS, LENGTHS = 32, (9, 11, 5)
 
 
 def sizes(text):
@@ -55,7 +65,10 @@ def sizes(text):
 
 @pytest.fixture(scope="module")
 def step():
-    """(sizes in the compiled training step, the shapes of its state, its layout)."""
+    """(text of the compiled training step, the shapes of its state, its layout).
+
+    Of two microbatches, so that gradients are also carried through a loop.
+    """
     system = System(SIZES, Variant(prefix=PREFIX))
     mesh, names = make_mesh(MESH), system.logical_axes()
     trainable, frozen = jax.eval_shape(
@@ -73,12 +86,12 @@ def step():
     at = feed.batch_sharding(mesh)
     with jax.set_mesh(mesh), rules.activate():
         compiled = jax.jit(
-            make_step(system, optimiser, seed=0),
+            make_step(system, optimiser, seed=0, microbatches=2),
             in_shardings=(layout, jax.tree.map(lambda _: at, batch)),
             out_shardings=(layout, rules.replicated(mesh)),
             donate_argnums=0,
         ).lower(shapes, jax.tree.map(shape_of, batch))
-    return sizes(compiled.compile().as_text()), shapes, layout
+    return compiled.compile().as_text(), shapes, layout
 
 
 def shape_of(array):
@@ -88,24 +101,42 @@ def shape_of(array):
 def test_no_device_holds_a_whole_kernel_or_gradient_or_moment(step):
     """Gathered is one layer at a time; what leaves the loop is a share of the stack, and
     an embedding or a head's output kernel is never gathered at all."""
-    found, shapes, layout = step
+    text, shapes, layout = step
+    found = sizes(text)
     places = trees.flatten(layout.trainable)
     looked_at = 0
     for path, leaf in trees.flatten(shapes.trainable).items():
         if leaf.size < 1000 or places[path].is_fully_replicated:
             continue
         assert leaf.size not in found, f"{path}: {found[leaf.size]}"
-        assert leaf.size // 8 in found, path
+        assert leaf.size // 4 in found, path
         looked_at += 1
     assert looked_at > 20
 
 
 def test_logits_stay_where_their_part_of_the_vocabulary_is(step):
-    found, _, _ = step
-    share = ROWS // 4 * LENGTHS[2] * SIZES.vocab_size
+    found = sizes(step[0])
+    share = ROWS // 2 // 4 * LENGTHS[2] * SIZES.vocab_size
     assert share // 2 in found
-    for whole in (share, 4 * share):
+    for whole in (share, 4 * share, 8 * share):
         assert whole not in found, found[whole]
+
+
+def test_between_slices_sums_are_all_that_moves(step):
+    """Of each gradient its device's share, and scalars: what a slow network can bear."""
+    text, shapes, _ = step
+    axes_and_sizes = Mesh(MESH_AXES, (2, 1, 2, 2))
+    operations = costs.cost(hlo.parse(text), CHIPS["v5e"], axes_and_sizes).operations
+    crossing = [
+        (one.sent, one.times)
+        for one in operations
+        if one.sent is not None and "slice" in one.sent.axes
+    ]
+    assert {sent.kind for sent, _ in crossing} == {"all-reduce"}
+    shares = sum(leaf.size for leaf in jax.tree.leaves(shapes.trainable)) // 4
+    sent = sum(sent.nbytes * times for sent, times in crossing)
+    # For each of the two microbatches, and what is whole on every device beside it.
+    assert 2 * 4 * shares < sent < 1.2 * 2 * 4 * shares
 
 
 def whole_output_kernels(spec, config=MESH, batch=8):
