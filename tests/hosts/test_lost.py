@@ -5,6 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.hosts.processes import Run
 
 FAILS = """
@@ -73,3 +75,30 @@ def test_where_process_0_is_killed_the_others_end_at_once():
     first, second = run.ended(timeout=60)
     assert (first.code, second.code) == (128 + signal.SIGKILL, 75), second
     assert "error: process 0 of the run was killed" in second.out
+
+
+APART = """
+import argparse, sys
+import jax
+from hypert5_jax.checkpoints.shared_folder import require_shared
+from hypert5_jax.config import cli
+from hypert5_jax.config.hosts_arguments import add_hosts, read_hosts
+from hypert5_jax.parallel import hosts
+
+def main(argv):
+    parser = argparse.ArgumentParser()
+    add_hosts(parser)
+    hosts.start(read_hosts(parser.parse_args(argv)))
+    require_shared("{place}/one")
+    require_shared(f"{place}/{{jax.process_index()}}")
+
+cli.run(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_one_for_all_is_refused(tmp_path):
+    both = Run(["-c", APART.format(place=tmp_path)], 2).ended()
+    assert [one.code for one in both] == [2, 2]
+    assert "is not one folder for all processes" in both[1].err
+    assert not list((tmp_path / "one").iterdir())
