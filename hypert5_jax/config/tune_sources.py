@@ -50,7 +50,7 @@ _WANTED: Mapping[str, tuple[tuple[str, str, str], str]] = {
 # Examples that a source is judged on at a time.
 _JUDGED_ROWS = 32
 # Settings of a T5 that change how it is computed, not what.
-_MANNERS = ("dropout_rate", "dtype", "scan_layers", "remat")
+_MANNERS = ("dropout_rate", "dtype", "scan_layers", "remat", "attention")
 
 
 @dataclasses.dataclass(frozen=True)

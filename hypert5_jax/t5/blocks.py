@@ -20,13 +20,17 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, phi: StackPhi | None, bias: Array, deterministic: bool
+        self,
+        x: Array,
+        phi: StackPhi | None,
+        biases: tuple[Array, ...],
+        deterministic: bool,
     ) -> tuple[Array, None]:
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
         site = phi.self_attention if phi is not None else None
         y = LayerNorm(dtype, name="pre_attention_layer_norm")(x)
-        y = Attention(cfg, name="attention")(y, y, bias, site, deterministic)
+        y = Attention(cfg, name="attention")(y, y, biases, site, deterministic)
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
         y = LayerNorm(dtype, name="pre_mlp_layer_norm")(x)
         y = Mlp(cfg, name="mlp")(y, deterministic)
@@ -74,7 +78,7 @@ class DecoderLayer(nn.Module):
             cache = dataclasses.replace(cache, self_keys=keys, self_values=values)
         cached = cache is not None
         y = self.self_attention.attend(
-            y, keys, values, self_bias, own, deterministic, heads_lead=cached
+            y, keys, values, (self_bias,), own, deterministic, heads_lead=cached
         )
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
 
@@ -90,7 +94,7 @@ class DecoderLayer(nn.Module):
         if cache is not None:
             cache = dataclasses.replace(cache, cross_keys=keys, cross_values=values)
         y = attention.attend(
-            y, keys, values, cross_bias, cross, deterministic, heads_lead=cached
+            y, keys, values, (cross_bias,), cross, deterministic, heads_lead=cached
         )
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
 

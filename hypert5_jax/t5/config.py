@@ -7,6 +7,7 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import spec
 
 REMAT_POLICIES = ("none", "minimal", "full")
+ATTENTIONS = ("plain", "fused")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,9 @@ class T5Config:
         False unrolls, same numbers.
       remat: what the backward pass recomputes: "full" all of a layer, "minimal" all
         but matrix products with weights, "none" nothing.
+      attention: "plain" as it is written down; "fused" keeps no float32 scores, which
+        on accelerators at long lengths spares most of the memory and of the time, and
+        rounds weights before instead of after they are divided by their sum.
     """
 
     vocab_size: int = 32128
@@ -41,6 +45,7 @@ class T5Config:
     relative_attention_max_distance: int = 128
     scan_layers: bool = True
     remat: str = "full"
+    attention: str = "plain"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -54,6 +59,10 @@ class T5Config:
         if self.remat not in REMAT_POLICIES:
             raise UserError(
                 f"T5Config.remat={self.remat!r}: expected one of {REMAT_POLICIES}"
+            )
+        if self.attention not in ATTENTIONS:
+            raise UserError(
+                f"T5Config.attention={self.attention!r}: expected one of {ATTENTIONS}"
             )
         if not 0.0 <= self.dropout_rate < 1.0:
             raise UserError(

@@ -4,6 +4,7 @@ Parameter names and axes are T5X's (t5x/examples/t5/layers.py): kernels are 2-D,
 has a bias, the 1/sqrt(head_dim) of attention lives in the query initialiser.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from jax import Array
 
 from hypert5_jax.core import axes
 from hypert5_jax.phi import apply as phi_apply
-from hypert5_jax.phi.types import SitePhi
+from hypert5_jax.phi.types import Prefix, SitePhi
+from hypert5_jax.t5 import fused_attention
 from hypert5_jax.t5.config import T5Config
 
 # Added to a score to hide its column; large enough to absorb any score in float32.
@@ -54,6 +56,36 @@ def dropout(module: nn.Module, x: Array, rate: float, deterministic: bool) -> Ar
     return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros_like(x))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(kernel: Array, names: tuple[str, str], dtype: Any) -> Array:
+    """The kernel in another dtype, whole but for what tensor parallelism splits.
+
+    Devices that share parameters (FSDP) are told to collect a kernel where it is used, in
+    the narrow dtype, and to add its gradient up whole before each keeps its part, which
+    compilers turn into a scattering sum. Left alone, the TPU compiler splits each product
+    into a loop over devices, which takes it many times as long to compile.
+    """
+    return nn.with_logical_constraint(kernel.astype(dtype), _whole(names))
+
+
+def _whole(names: tuple[str, str]) -> tuple[str | None, ...]:
+    return tuple(None if name == axes.EMBED else name for name in names)
+
+
+def _gathered_forward(kernel: Array, names: tuple[str, str], dtype: Any):
+    return gathered(kernel, names, dtype), jnp.zeros((0,), kernel.dtype)
+
+
+def _gathered_backward(
+    names: tuple[str, str], dtype: Any, like: Array, gradient: Array
+):
+    gradient = nn.with_logical_constraint(gradient, _whole(names))
+    return (nn.with_logical_constraint(gradient, names).astype(like.dtype),)
+
+
+gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
 class Dense(nn.Module):
     """x @ kernel, no bias; kernel [in, features] with the given axes."""
 
@@ -75,7 +107,7 @@ class Dense(nn.Module):
         return jnp.einsum(
             "...d,df->...f",
             x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            gathered(kernel, self.kernel_axes, jnp.dtype(self.dtype)),
             preferred_element_type=self.out_dtype or self.dtype,
         )
 
@@ -160,7 +192,7 @@ class Attention(nn.Module):
         x: Array,
         keys: Array,
         values: Array,
-        bias: Array,
+        biases: tuple[Array, ...],
         phi: SitePhi | None,
         deterministic: bool,
         heads_lead: bool = False,
@@ -171,7 +203,7 @@ class Attention(nn.Module):
           x: [b, q, embed].
           keys, values: [b, k, heads, head_dim]; with `heads_lead`, as a cache keeps
             them, [b, heads, k, head_dim].
-          bias: float32 [b|1, heads|1, q, k], position bias and `HIDDEN` added.
+          biases: float32 [b|1, heads|1, q|1, k] each, position bias and `HIDDEN`.
           phi: this layer's; prefix columns come first and are always visible.
           deterministic: no dropout.
 
@@ -180,37 +212,88 @@ class Attention(nn.Module):
         """
         cfg = self.config
         query = self._project("query", x, phi)
-        kept = "bhkc" if heads_lead else "bkhc"
-        scores = jnp.einsum(
-            f"bqhc,{kept}->bhqk", query, keys, preferred_element_type=jnp.float32
-        )
-        scores = scores + bias
         prefix = phi_apply.visible_prefix(phi)
-        if prefix is not None:
-            columns = phi_apply.prefix_scores(query, prefix)
-            scores = jnp.concatenate([columns, scores], axis=-1)
-        weights = jax.nn.softmax(scores).astype(query.dtype)
-        weights = dropout(self, weights, cfg.dropout_rate, deterministic)
-        size = scores.shape[-1] - keys.shape[kept.index("k")]
-        y = jnp.einsum(f"bhqk,{kept}->bqhc", weights[..., size:], values)
-        if prefix is not None:
-            y = y + phi_apply.prefix_values(weights[..., :size], prefix)
+        # One position at a time has no scores worth not keeping.
+        if cfg.attention == "fused" and not heads_lead:
+            y = self._fused(query, keys, values, biases, prefix, deterministic)
+        else:
+            kept = "bhkc" if heads_lead else "bkhc"
+            y = self._plain(query, keys, values, biases, prefix, deterministic, kept)
         y = y.reshape(*y.shape[:2], cfg.num_heads * cfg.head_dim)
         out = self.out(y)
         delta = phi_apply.low_rank(y, phi.out) if phi is not None else None
         return out if delta is None else out + delta
 
+    def _plain(
+        self,
+        query: Array,
+        keys: Array,
+        values: Array,
+        biases: tuple[Array, ...],
+        prefix: Prefix | None,
+        deterministic: bool,
+        kept: str,
+    ) -> Array:
+        """[b, q, heads, head_dim] of keys and values laid out as `kept` says."""
+        scores = jnp.einsum(
+            f"bqhc,{kept}->bhqk", query, keys, preferred_element_type=jnp.float32
+        )
+        for bias in biases:
+            scores = scores + bias
+        if prefix is not None:
+            columns = phi_apply.prefix_scores(query, prefix)
+            scores = jnp.concatenate([columns, scores], axis=-1)
+        weights = jax.nn.softmax(scores).astype(query.dtype)
+        weights = dropout(self, weights, self.config.dropout_rate, deterministic)
+        size = scores.shape[-1] - keys.shape[kept.index("k")]
+        y = jnp.einsum(f"bhqk,{kept}->bqhc", weights[..., size:], values)
+        if prefix is not None:
+            y = y + phi_apply.prefix_values(weights[..., :size], prefix)
+        return y
+
+    def _fused(
+        self,
+        query: Array,
+        keys: Array,
+        values: Array,
+        biases: tuple[Array, ...],
+        prefix: Prefix | None,
+        deterministic: bool,
+    ) -> Array:
+        """`_plain` by `fused_attention`; one mask for all queries falls on the values."""
+        columns = None if prefix is None else phi_apply.prefix_scores(query, prefix)
+        top = fused_attention.largest(query, keys, biases, columns)
+        weights = fused_attention.exponentials(query, keys, biases, top)
+        size = 0 if columns is None else columns.shape[-1]
+        keep = dropout(
+            self,
+            jnp.ones((*weights.shape[:2], 1, size + keys.shape[1]), jnp.float32),
+            self.config.dropout_rate,
+            deterministic,
+        )
+        values = (values * keep[:, :, 0, size:].swapaxes(1, 2)[..., None]).astype(
+            values.dtype
+        )
+        y, total = fused_attention.weighted(weights, values)
+        if prefix is not None:
+            assert columns is not None
+            own = jnp.exp(columns - top)
+            total = total + jnp.sum(own, axis=-1).swapaxes(1, 2)[..., None]
+            taken = (own * keep[..., :size]).astype(query.dtype)
+            y = y + phi_apply.prefix_values(taken, prefix)
+        return (y / total).astype(query.dtype)
+
     def __call__(
         self,
         x: Array,
         attended: Array,
-        bias: Array,
+        biases: tuple[Array, ...],
         phi: SitePhi | None,
         deterministic: bool,
     ) -> Array:
         """`attend` over keys and values of `attended` [b, k, embed]."""
         keys, values = self.keys_values(attended, phi)
-        return self.attend(x, keys, values, bias, phi, deterministic)
+        return self.attend(x, keys, values, biases, phi, deterministic)
 
 
 def relative_position_bucket(

@@ -19,6 +19,7 @@ from hypert5_jax.core import axes
 from hypert5_jax.phi.types import StackPhi
 from hypert5_jax.t5.blocks import DecoderLayer, EncoderLayer
 from hypert5_jax.t5.config import T5Config
+from hypert5_jax.t5.fused_attention import LARGEST
 from hypert5_jax.t5.layers import (
     HIDDEN,
     Dense,
@@ -72,10 +73,12 @@ def _remat(layer: type[nn.Module], cfg: T5Config, static: tuple[int, ...]) -> An
     """
     if cfg.remat == "none":
         return layer
-    policy = {
-        "full": None,
-        "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    }[cfg.remat]
+    policies = jax.checkpoint_policies
+    policy = policies.save_only_these_names(LARGEST)
+    if cfg.remat == "minimal":
+        policy = policies.save_from_both_policies(
+            policy, policies.dots_with_no_batch_dims_saveable
+        )
     return nn.remat(
         layer, prevent_cse=not cfg.scan_layers, static_argnums=static, policy=policy
     )
@@ -141,10 +144,13 @@ class Encoder(_Stack):
         cfg = self.config
         positions = jnp.arange(x.shape[1])
         bias = RelativePositionBias(cfg, name="relpos_bias")(positions, positions, True)
-        bias = bias + padding_bias(tokens)
+        biases: tuple[Array, ...] = (bias, padding_bias(tokens))
+        if cfg.attention == "plain":
+            # Once for all layers; fused, float32 [b, h, k, k] is what must not exist.
+            biases = (biases[0] + biases[1],)
         x = dropout(self, x, cfg.dropout_rate, deterministic)
         depth = cfg.num_encoder_layers
-        x, _ = self._run(EncoderLayer, depth, x, phi, bias, deterministic)
+        x, _ = self._run(EncoderLayer, depth, x, phi, biases, deterministic)
         x = LayerNorm(jnp.dtype(cfg.dtype), name="encoder_norm")(x)
         return dropout(self, x, cfg.dropout_rate, deterministic)
 

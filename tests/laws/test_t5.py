@@ -23,11 +23,11 @@ def params():
     return random_params(System(TINY, VARIANT))
 
 
-def value_and_grads(config, params, batch):
-    system = System(config, VARIANT)
+def value_and_grads(config, params, batch, variant=VARIANT, dropout_rng=None):
+    system = System(config, variant)
 
     def loss(params):
-        sums = system.loss(params, batch)
+        sums = system.loss(params, batch, dropout_rng=dropout_rng)
         return sums.total / sums.weight
 
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
@@ -72,6 +72,47 @@ def test_remat_changes_nothing(params, scanned, remat):
     value, grads = value_and_grads(config, params, random_batch())
     np.testing.assert_allclose(value, scanned[0], rtol=1e-6)
     assert largest_relative_difference(grads, scanned[1]) < 5e-6
+
+
+@pytest.mark.parametrize("adaptation, remat", [("prefix", "full"), ("lora", "none")])
+def test_fused_attention_is_plain_attention(adaptation, remat):
+    # With dropout, whose masks are the same: on values here, on weights there.
+    variant = Variant(
+        adaptation=adaptation, prefix=VARIANT.prefix, downstream_dropout=True
+    )
+    config = dataclasses.replace(TINY, dropout_rate=0.3)
+    params = random_params(System(config, variant))
+    # Contexts that are empty: nothing is visible, everything attended alike.
+    batch = random_batch()
+    batch.hyper_inputs[1] = 0
+    given = params, batch, variant, jax.random.key(0)
+    plain = value_and_grads(config, *given)
+    fused = value_and_grads(
+        dataclasses.replace(config, attention="fused", remat=remat), *given
+    )
+    np.testing.assert_allclose(fused[0], plain[0], rtol=1e-6)
+    # The random LoRA makes sharp weights, whose gradients cancel most.
+    assert largest_relative_difference(fused[1], plain[1]) < 1e-4
+
+
+def test_fused_attention_keeps_no_float32_scores(params):
+    config = dataclasses.replace(TINY, attention="fused", dtype="bfloat16")
+    rows, heads, (context, *_) = 4, TINY.num_heads, (9, 7, 5)
+
+    def kept(config):
+        system = System(config, VARIANT)
+        loss = lambda p: system.loss(p, random_batch(rows)).total
+        return {
+            (leaf.shape[1:], str(leaf.dtype))
+            for leaf in jax.tree.leaves(
+                jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
+            )
+        }
+
+    scores = (rows, heads, context, context)
+    assert (scores, "float32") in kept(dataclasses.replace(config, attention="plain"))
+    assert (scores, "float32") not in kept(config)
+    assert (scores, "bfloat16") in kept(config)
 
 
 @pytest.mark.parametrize(
