@@ -25,7 +25,7 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-seeds small test test-slow test-plan check \
+.PHONY: help install quickstart quickstart-seeds small test test-slow test-plan faults check \
 	format parity bench
 
 help:  ## this list
@@ -52,6 +52,9 @@ test: $(INSTALLED)  ## the laws and every other fast test
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -q --durations=10 -m slow
+
+faults: $(INSTALLED)  ## a tiny training killed at 100 random moments, its end compared bit by bit
+	$(BIN)/python -m tests.faults.inject --runs=100 --seed=0
 
 check: $(INSTALLED)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 Compiles the recipe's real steps for the slice, on this machine, and says what they hold,
 compute, send and take, and what the whole run comes to. No TPU is needed; the TPU's
-compiler is (pip install 'hypert5_jax[tpu]'), and without it the host's stands in. What was
+compiler is (pip install -e '.[tpu]'), and without it the host's stands in. What was
 compiled once is kept in --cache. See docs/plans.md.
 """
 

@@ -5,6 +5,7 @@ code what the machines' schedulers need to know:
 
 0    the run is done
 2    a mistake of the user's: starting it again would end the same way
+75   another process of the run was lost: start it again
 143  stopped by SIGTERM, everything saved: start it again
 else it failed; 128 + n if signal n killed it
 
@@ -24,6 +25,7 @@ from types import FrameType
 from typing import IO
 
 STOPPED = 128 + signal.SIGTERM
+LOST = 75
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,6 +73,12 @@ def attempt(command: Sequence[str]) -> int:
     reader.start()
     code = _ended(child)
     reader.join(timeout=10)  # a child of the child may hold the pipe open for longer
+    if code == -signal.SIGABRT and reader.said_lost:
+        # So JAX ends a process when process 0, where all of them meet, is gone.
+        print(
+            "error: process 0 of the run was killed, or its host is gone: see its log"
+        )
+        return LOST
     if code == 0:
         return STOPPED if reader.said_stopped else 0
     return code if code > 0 else 128 - code
@@ -93,12 +101,13 @@ class _Repeater(threading.Thread):
     def __init__(self, stream: IO[bytes] | None) -> None:
         super().__init__(daemon=True)
         self._stream = stream
-        self.said_stopped = False
+        self.said_stopped = self.said_lost = False
 
     def run(self) -> None:
         assert self._stream is not None
         for line in self._stream:
             self.said_stopped |= line.startswith(b"stopped")
+            self.said_lost |= b"JAX distributed service detected fatal errors" in line
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
 

@@ -12,6 +12,8 @@ after a newer one is sealed, so that at any moment a whole one exists.
 import contextlib
 import dataclasses
 import logging
+import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -104,19 +106,21 @@ class CheckpointStore:
         """
         self.wait()
         target = self.directory / str(step)
-        if hosts.told(lambda: manifest.damage(target, checksums=False)) is None:
-            return
-        if self._writer is None:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._remove_unfinished()
-            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._saving = step
+        # With checksums: what has the right sizes alone may be why this step is made anew.
+        # The process that seals looks for all: its seal may be a moment old.
+        if hosts.told(lambda: manifest.damage(target)) is None:
+            return
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
             optimiser=ocp.args.StandardSave(optimiser),
         )
         contents = {"step": step, "metrics": dict(metrics or {}), "about": dict(about)}
         try:
+            if self._writer is None:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._remove_unfinished()
+                self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
             # force: a broken leftover of the same step is replaced.
             self._writer.save(target, args=items, force=True)
         except Exception as error:
@@ -139,10 +143,9 @@ class CheckpointStore:
             writer.wait_until_finished()
             if hosts.is_writer():
                 manifest.write(target, contents)
-                self._drop_old()
-            hosts.barrier(
-                "sealed"
-            )  # what wait() has waited for, every process can read
+                self._drop_old(contents["step"])
+            # What wait() has waited for, every process can read.
+            hosts.barrier("sealed")
         except Exception as error:  # noqa: BLE001 (check() hands it on)
             self._error = error
 
@@ -221,27 +224,46 @@ class CheckpointStore:
             )
         return restored["params"], restored["optimiser"]
 
-    def _drop_old(self) -> None:
-        whole = [
+    def tidy(self, newest: Saved) -> None:
+        """Removes what a kill left half written or half dropped.
+
+        Args:
+          newest: the newest whole checkpoint.
+        """
+        if jax.process_index() == 0:
+            self._remove_unfinished()
+            self._drop_old(newest.step)
+
+    def _drop_old(self, newest: int) -> None:
+        """Drops what is older than `newest`, a whole step, and neither kept nor best.
+
+        A later step can only be a broken one that was passed over: it counts for nothing
+        and waits to be written anew.
+        """
+        older = [step for step in self.steps() if step <= newest]
+        sealed = [
             saved
-            for step in self.steps()
+            for step in older
             if (saved := _saved(self.directory / str(step))) is not None
         ]
-        kept = {saved.step for saved in whole[-self.config.keep :]}
+        kept = {saved.step for saved in sealed[-self.config.keep :]}
         name = self.config.best_metric or ""
         sign = 1 if self.config.best_mode == "min" else -1
-        scored = [(sign * s.metrics[name], s.step) for s in whole if name in s.metrics]
+        scored = [(sign * s.metrics[name], s.step) for s in sealed if name in s.metrics]
         if scored:
             kept.add(min(scored)[1])  # of equal values the earliest
-        for saved in whole:
-            if saved.step not in kept:
-                saved.directory.rmtree()
+        for step in older:
+            if step not in kept:
+                # Unsealed first: half of a step is never taken for a whole one.
+                (self.directory / str(step) / manifest.NAME).unlink(missing_ok=True)
+                (self.directory / str(step)).rmtree()
 
     def _failed(self, error: BaseException) -> UserError:
-        self._remove_unfinished()
+        with contextlib.suppress(OSError):  # it may not be written to at all
+            self._remove_unfinished()
         whole = [s for s in self.steps() if _saved(self.directory / str(s)) is not None]
         kept = f"step {whole[-1]}" if whole else "no earlier one"
-        reason = (str(error) or repr(error)).splitlines()[0][:300]
+        reason = _reason(error)
         return UserError(
             f"the checkpoint of step {self._saving} could not be written to "
             f"{self.directory}: {reason}. Newest whole checkpoint: {kept}. Free some "
@@ -342,6 +364,14 @@ def _find(path: epath.Path) -> epath.Path | None:
             saved = CheckpointStore(directory, CheckpointConfig()).newest_whole()
             return None if saved is None else saved.directory
     return None
+
+
+def _reason(error: BaseException) -> str:
+    """The error in a line; of TensorStore's call chain only what the system said."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error) or repr(error)).splitlines()[0][:300]
 
 
 def _steps(directory: epath.Path) -> list[int]:

@@ -99,10 +99,21 @@ def _say(message: str, code: int) -> int:
 
 
 def _quiet_logs() -> None:
-    """Our warnings on standard error, one line each; Orbax's and JAX's errors only."""
+    """Our warnings on standard error, one line each; JAX's errors only, not Orbax's.
+
+    What Orbax cannot write, checkpoints/store.py says; Orbax adds its call stacks.
+    """
     # force: packages that log while they are imported have set up a format of theirs.
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
     )
-    for name in ("absl", "orbax", "jax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, level in _OF_OTHERS.items():
+        logging.getLogger(name).setLevel(level)
+
+
+# Orbax logs as absl.
+_OF_OTHERS = {
+    "absl": logging.CRITICAL,
+    "orbax": logging.CRITICAL,
+    "jax": logging.ERROR,
+}

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data import stream
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.data.rows import RowFormat
+from hypert5_jax.data.sampler import Sampler
 from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.parallel.global_arrays import Share
 
@@ -107,4 +109,41 @@ def batches_from(
         parts=share.parts,
         ways=share.ways,
         num_workers=config.num_workers,
+    )
+
+
+def name_batch(
+    mixture: PreparedMixture, config: DataConfig, seed: int, step: int
+) -> str:
+    """Which rows the batch of a step was made of, and the command that shows them.
+
+    Args:
+      mixture: opened.
+      config: of the run.
+      seed: of the run.
+      step: from 1.
+    """
+    row, count = config.row_format, config.contexts
+    first = (step - 1) * count
+    sampler = Sampler(mixture, row, seed)
+    drawn = sampler.draw(np.arange(first, first + count)).tasks
+    tasks = dict.fromkeys(sampler.tasks[number].name for number in drawn.tolist())
+    given = {
+        "mixture": mixture.name,
+        "split": mixture.split,
+        "output_dir": config.prepared_dir,
+        "seed": seed,
+        "start_step": first,
+        "context": row.context,
+        "max_shots": row.max_shots,
+        "targets_per_context": row.targets_per_context,
+        "hyper_length": row.context_length,
+        "input_length": row.lengths["inputs"],
+        "target_length": row.target_length,
+    }
+    flags = " ".join(f"--{name}={value}" for name, value in given.items())
+    return (
+        f"contexts {first} to {first + count - 1} of the stream, of the tasks "
+        f"{', '.join(list(tasks)[:8])}{' …' if len(tasks) > 8 else ''}; "
+        f"python -m hypert5_jax.show {flags} -n {count}"
     )

@@ -5,6 +5,7 @@ import json
 
 from etils import epath
 
+from hypert5_jax.checkpoints.shared_folder import require_shared
 from hypert5_jax.config.evaluate_run import EvaluateRun
 from hypert5_jax.config.evaluation import Evaluation
 from hypert5_jax.config.evaluation_data import OpenedEvaluation
@@ -53,6 +54,7 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
         answerer = _answerer(opened, begin)
 
         # 2. the folder: what is done there was done with the same settings
+        require_shared(run.output_dir)
         folder = ResultsFolder(run.output_dir)
         decides = settings(run, opened.mixture, fingerprints(begin.params))
         if hosts.is_writer():
@@ -60,9 +62,7 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
             write_whole(epath.Path(run.output_dir) / "config.gin", config_text)
 
         # 3. judging, unit by unit
-        evaluation = Evaluation(
-            opened, answerer, folder, stop=lambda: interruption.asked(0)
-        )
+        evaluation = Evaluation(opened, answerer, folder, stop=interruption.asked)
         judged = evaluation.judge_all()
     if judged is None:
         return False

@@ -12,7 +12,6 @@ from typing import Any
 
 from etils import epath
 
-from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.plan_recipe import run_of
 from hypert5_jax.core.errors import UserError
@@ -32,7 +31,6 @@ class Request:
       cache: folder of what was compiled before.
       mesh: {axis: devices} that take the place of the recipe's, or None.
       batch: target examples of the global batch, or None.
-      microbatches: or None.
     """
 
     files: tuple[str, ...]
@@ -44,7 +42,6 @@ class Request:
     cache: str
     mesh: dict[str, int] | None = None
     batch: int | None = None
-    microbatches: int | None = None
 
 
 def answer(request: Request) -> dict[str, Any]:
@@ -62,13 +59,10 @@ def answer(request: Request) -> dict[str, Any]:
     program = steps.program(run, request.program, devices)
     name = compiled.compiler_name(request.compiler)
     key = compiled.key_of(program, topology, name)
-    file = epath.Path(request.cache) / f"{key}.json"
-    if file.exists():
-        return json.loads(file.read_text())
-    found = compiled.compile_and_measure(program, topology, name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(found, indent=1) + "\n")
-    return found
+    file = epath.Path(request.cache) / f"{key}.gz"
+    if not file.exists():
+        compiled.write(file, compiled.compile_program(program, name))
+    return compiled.measures(program, topology, name, compiled.read(file))
 
 
 def _changed(run: steps.Run, request: Request) -> steps.Run:
@@ -79,8 +73,6 @@ def _changed(run: steps.Run, request: Request) -> steps.Run:
         if run.judging is not None:
             judging = dataclasses.replace(run.judging, mesh=mesh)
             run = dataclasses.replace(run, judging=judging)
-    if request.microbatches is not None:
-        train = dataclasses.replace(train, microbatches=request.microbatches)
     run = dataclasses.replace(run, train=train)
     return run if request.batch is None else run.with_batch(request.batch)
 

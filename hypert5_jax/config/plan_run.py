@@ -18,7 +18,7 @@ from hypert5_jax.config.plan_compile import Request
 from hypert5_jax.config.plan_recipe import run_of
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.core.progress import ProgressLine, clock
-from hypert5_jax.parallel.mesh import MeshConfig, mesh_shape
+from hypert5_jax.parallel.mesh import MeshConfig
 from hypert5_jax.planning import estimates, report, topologies
 from hypert5_jax.planning import search as searching
 from hypert5_jax.planning.chips import PRICED
@@ -160,12 +160,10 @@ def plan(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json:
 
 def _heading(run: Run, topology: Topology) -> str:
     rows = run.rows
-    sizes = mesh_shape(run.train.mesh, topology.chips, topology.slices)
     read = f", contexts of {rows.context}" if rows.context else ""
     return (
-        f"{topology.name}: {topology.chips} chips as "
-        f"{' x '.join(map(str, sizes))} (slice x data x fsdp x model), batch "
-        f"{rows.rows} of {rows.inputs} + {rows.targets} tokens{read}, "
+        f"{topology.name}: {topology.chips} chips, batch {rows.rows} of "
+        f"{rows.inputs} + {rows.targets} tokens{read}, "
         f"microbatches {run.train.microbatches}"
     )
 
@@ -174,7 +172,7 @@ def _largest(run: Run, topology: Topology, compiler: Compiler) -> int:
     if not compiler.has_libtpu:
         raise UserError(
             "--largest_batch needs the TPU's compiler, which knows its memory: "
-            "pip install 'hypert5_jax[tpu]'"
+            "pip install -e '.[tpu]'"
         )
     each = run.rows.rows // max(run.rows.contexts, 1)
     ways = topology.chips // run.train.mesh.model

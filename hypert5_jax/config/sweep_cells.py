@@ -200,7 +200,7 @@ def run_cells(cells: Sequence[Cell]) -> bool:
     """
     with Interruption() as interruption:
         for number, cell in enumerate(cells, start=1):
-            if interruption.asked(0):
+            if interruption.asked():
                 return False
             hosts.say(f"\n== {number}/{len(cells)} {cell.name}")
             if not train_and_judge(cell.run, cell.config_text):

@@ -7,7 +7,8 @@ from etils import epath
 from hypert5_jax.adapting import description
 from hypert5_jax.adapting.description import Description
 from hypert5_jax.checkpoints import store
-from hypert5_jax.config.data import DataConfig, batches_from
+from hypert5_jax.checkpoints.shared_folder import require_shared
+from hypert5_jax.config.data import DataConfig, batches_from, name_batch
 from hypert5_jax.config.evaluation_data import open_evaluation
 from hypert5_jax.config.judging import judge, results_of
 from hypert5_jax.config.opening import open_data
@@ -81,9 +82,11 @@ def _describe(run: TrainRun, mixture: PreparedMixture) -> None:
 def _describe_once(run: TrainRun) -> None:
     """The same for a run that was done before there was such a description."""
     here = epath.Path(run.model_dir) / description.FILE
-    if hosts.is_writer() and not here.exists():
+    if not hosts.told(here.exists):
         data = run.data
-        _describe(run, open_data(data, data.mixture, data.split, _vocabulary_rows(run)))
+        mixture = open_data(data, data.mixture, data.split, _vocabulary_rows(run))
+        if hosts.is_writer():
+            _describe(run, mixture)
 
 
 def check_prepared(run: TrainRun) -> str:
@@ -105,6 +108,7 @@ def _train(run: TrainRun, config_text: str) -> bool:
 
     # 2. training: from the initial parameters or the newest checkpoint to the end
     model_dir = epath.Path(run.model_dir)
+    require_shared(model_dir)
     share = _share(run)
     one_writes = hosts.is_writer()
     writers = default_writers(model_dir, run.tensorboard) if one_writes else []
@@ -129,6 +133,7 @@ def _train(run: TrainRun, config_text: str) -> bool:
         stream=run.data.stream_identity(mixture),
         label=run.data.mixture,
         on_start=on_start,
+        name_batch=lambda step: name_batch(mixture, run.data, run.train.seed, step),
     )
 
     # 3. where it stands

@@ -164,7 +164,7 @@ class Sweep:
         since: list[side_by_side.RunSums] = []
         frozen = {"downstream": self.frozen}
         for at in range(run.steps):
-            if interruption.asked(at):
+            if interruption.asked():
                 return None
             batch = self._batch(chunk, at)
             rates = np.array([self._rates[rate][at] for rate, _ in chunk.runs])

@@ -141,6 +141,18 @@ class RecordReader:
                 )
             return self._readers[shard]
 
+    @staticmethod
+    def _trouble(path: Path, error: Exception) -> str:
+        if not path.exists():
+            return (
+                f"{path} is gone, which was there when the mixture was opened; put it "
+                "back or prepare the mixture again, and run the same command again"
+            )
+        return (
+            f"{path} cannot be read ({error}); it is damaged: delete its folder and "
+            "prepare the mixture again"
+        )
+
     def read(self, records: np.ndarray) -> dict[int, Example]:
         """Reads examples by record number (int64 [n], repeats allowed).
 
@@ -158,10 +170,7 @@ class RecordReader:
             try:
                 rows = _read(self._reader(shard), [n - start for n in numbers])
             except (RuntimeError, ValueError, IndexError) as error:
-                raise UserError(
-                    f"{self._paths[shard]} cannot be read ({error}); it is damaged: "
-                    "delete its folder and prepare the mixture again"
-                ) from error
+                raise UserError(self._trouble(self._paths[shard], error)) from error
             for number, row in zip(numbers, rows):
                 found[number] = Example.from_bytes(row)
         return found

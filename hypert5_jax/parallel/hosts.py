@@ -14,6 +14,7 @@ One process is none of this: nothing is started, and every function here costs n
 import collections
 import dataclasses
 import json
+import logging
 import os
 import re
 import socket
@@ -102,7 +103,7 @@ def company(
     """The processes this one belongs to; None if it is alone. Touches no device.
 
     Raises:
-      UserError: SLURM names a host that cannot be found.
+      UserError: SLURM names a host that cannot be found; a TPU's hosts cannot be counted.
     """
     if config.num_processes is not None:
         if config.num_processes == 1:
@@ -110,7 +111,7 @@ def company(
         assert config.process_id is not None
         address = config.coordinator_address
         return Company("flags", config.num_processes, config.process_id, address)
-    return _slurm(environ) or _tpu()
+    return _slurm(environ) or _tpu(environ)
 
 
 def _slurm(environ: Mapping[str, str]) -> Company | None:
@@ -144,17 +145,32 @@ def _slurm(environ: Mapping[str, str]) -> Company | None:
     return Company("SLURM", int(count), index, f"{host}:{port}", own)
 
 
-def _tpu() -> Company | None:
+def _tpu(environ: Mapping[str, str]) -> Company | None:
     """The hosts of a TPU, over all its slices, as JAX reads them where there are chips."""
+    if "tpu" not in (environ.get("JAX_PLATFORMS") or "tpu"):
+        return None
     from jax._src.clusters import GceTpuCluster, GkeTpuCluster
 
-    for cluster, name in ((GkeTpuCluster, "GKE"), (GceTpuCluster, "a TPU VM")):
-        if cluster.is_env_present():
-            count = cluster.get_process_count()
-            if count > 1:
-                return Company(name, count, cluster.get_process_id())
-            return None
+    try:
+        if GkeTpuCluster.is_env_present():
+            # What GKE sets, without asking the metadata server for what it does not set.
+            slices = int(environ.get("MEGASCALE_NUM_SLICES", "1"))
+            count = slices * len(GkeTpuCluster._get_worker_list_in_slice())
+            return _of_tpu("GKE", count, GkeTpuCluster)
+        if GceTpuCluster.is_env_present():
+            count = GceTpuCluster.get_process_count()
+            return _of_tpu("the TPU VM", count, GceTpuCluster)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"here are TPU chips, but how many hosts they belong to cannot be found out "
+            f"({error}); say it with --coordinator_address, --num_processes and "
+            f"--process_id. {_ALONE}"
+        ) from error
     return None
+
+
+def _of_tpu(found: str, count: int, cluster: Any) -> Company | None:
+    return Company(found, count, cluster.get_process_id()) if count > 1 else None
 
 
 def start(config: HostsConfig) -> None:
@@ -164,31 +180,28 @@ def start(config: HostsConfig) -> None:
     several processes does. From then on `lost.py` watches over all of them.
 
     Raises:
-      UserError: they did not come together in time, or SLURM names an unknown host.
+      UserError: as `company`. Where they do not come together in time, the process ends
+        with a message and exit code lost.LOST.
     """
     those = company(config)
     if those is None or jax.distributed.is_initialized():
         return
     with _waiting(those, config.join_timeout):
-        try:
-            jax.distributed.initialize(
-                those.address,
-                those.count,
-                those.index,
-                local_device_ids=those.local_devices,
-                cluster_detection_method="deactivate" if those.address else None,
-                initialization_timeout=config.join_timeout,
-                # Behind lost.py, should that fail: ends the process without a word of ours.
-                heartbeat_timeout_seconds=int(config.lost_after) + 30,
-                shutdown_timeout_seconds=60,
-            )
-        except (jax.errors.JaxRuntimeError, RuntimeError, OSError) as error:
-            raise UserError(
-                f"{_named(those)} did not meet the others within {config.join_timeout} "
-                f"s: {str(error).splitlines()[0][:200]}. Start all {those.count}, each "
-                f"so that it reaches that address; {_ALONE}"
-            ) from error
+        jax.distributed.initialize(
+            those.address,
+            those.count,
+            those.index,
+            local_device_ids=those.local_devices,
+            cluster_detection_method="deactivate" if those.address else None,
+            # Both stand behind what we do ourselves: they abort with a stack trace.
+            initialization_timeout=config.join_timeout + 30,
+            heartbeat_timeout_seconds=int(config.lost_after) + 30,
+            shutdown_timeout_seconds=60,
+        )
     lost.watch(those.index, those.count, config.lost_after)
+    if not is_writer():
+        # What all of them would say process 0 says.
+        logging.getLogger().setLevel(logging.ERROR)
 
 
 def _named(those: Company) -> str:
@@ -198,18 +211,27 @@ def _named(those: Company) -> str:
 
 @contextmanager
 def _waiting(those: Company, seconds: int) -> Iterator[None]:
-    """Says what is waited for if it takes long."""
+    """Says what is waited for if it takes long, and ends the process if it takes longer."""
 
     def tell() -> None:
         print(f"{_named(those)} waits for the others, at most {seconds} s", flush=True)
 
-    timer = threading.Timer(10.0, tell)
-    timer.daemon = True
-    timer.start()
+    def give_up() -> None:
+        lost.exit_now(
+            lost.LOST,
+            f"error: {_named(those)} has not met the others within {seconds} s; start "
+            f"all {those.count}, so that each reaches that address. {_ALONE}",
+        )
+
+    timers = [threading.Timer(10.0, tell), threading.Timer(seconds, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def alone() -> bool:

@@ -88,6 +88,8 @@ def await_verdict(error: BaseException) -> None:
     """
     if _watch is not None and _is_echo(error):
         _watch.join(_watch.lost_after + 3 * _watch.interval)
+        if _watch.ending.locked():
+            _watch.join()
 
 
 def _is_echo(error: BaseException | None) -> bool:
@@ -101,6 +103,20 @@ def _is_echo(error: BaseException | None) -> bool:
     return False
 
 
+def exit_now(code: int, message: str = "") -> NoReturn:
+    """Ends this process from any thread, and those that make batches for it.
+
+    Not as sys.exit would: the main thread may wait in an operation that never ends.
+    """
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
+
+
 class _Watch(threading.Thread):
     """Gives signs of life, and waits for the word that ends the run."""
 
@@ -110,7 +126,7 @@ class _Watch(threading.Thread):
         self.interval = min(lost_after / 6, 5.0)
         self._client = client()
         self._seen: dict[int, tuple[str, float]] = {}
-        self._ending = threading.Lock()
+        self.ending = threading.Lock()
 
     def run(self) -> None:
         sign = 0
@@ -134,8 +150,10 @@ class _Watch(threading.Thread):
                     time.sleep(self.interval)
             if ended is not None:
                 word = json.loads(ended)
-                if not word.get("done"):
-                    self._end(word["code"], self._relayed(word))
+                lost = word.get("code") == LOST
+                # Its own word is the main thread's, which is about to end the process.
+                if not word.get("done") and (lost or word["process"] != self.index):
+                    self._end(word["code"], self._relayed(word), self.count - lost)
                 return
 
     def _look(self) -> None:
@@ -178,14 +196,13 @@ class _Watch(threading.Thread):
             word = json.loads(self._client.blocking_key_value_get(_ENDED, 2000))
             if word.get("process") != self.index and word.get("message") == message:
                 message = ""  # said by the one that was first
-        self._end(code, message)
+        self._end(code, message, self.count)
 
-    def _end(self, code: int, message: str) -> NoReturn:
-        self._ending.acquire()  # never released: one thread ends the process
+    def _end(self, code: int, message: str, left: int) -> NoReturn:
+        """Prints the message and exits; process 0 once `left` processes are at that."""
+        self.ending.acquire()  # never released: one thread ends the process
         if message:
-            print(message, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
+            print(message, file=sys.stderr, flush=True)
         # With process 0 goes the service, and whoever is left then is aborted: it is last.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(
@@ -193,11 +210,8 @@ class _Watch(threading.Thread):
             )
             deadline = time.monotonic() + _LEAVING
             while self.index == 0 and time.monotonic() < deadline:
-                if len(self._client.key_value_dir_get(_LEFT)) == self.count:
+                if len(self._client.key_value_dir_get(_LEFT)) >= left:
                     time.sleep(0.2)
                     break
                 time.sleep(0.1)
-        # Not sys.exit: the main thread may wait in an operation that never ends.
-        for child in multiprocessing.active_children():
-            child.kill()
-        os._exit(code)
+        exit_now(code)

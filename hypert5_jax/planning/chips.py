@@ -1,8 +1,11 @@
 """The chips of Google's TPUs, from public documentation.
 
-Peak, HBM and links: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e"
+Peak, bandwidth and links: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e"
 (cloud.google.com/tpu/docs); links are the interconnect's bits a second and chip of those
 pages, over 8. A page that counts both directions (400 GB/s for v5e) has twice as much.
+
+HBM is what the compiler hands out to a program (its refusals name it, libtpu 0.0.42); the
+pages have 32 GB for v4, 16 for v5e, 95 for v5p and 32 for v6e.
 
 Clock and vector units are not on those pages. The clock is the one at which a chip's
 matrix units (128 x 128, of v6e 256 x 256, four for a core) come to the documented peak;
@@ -30,7 +33,7 @@ class Chip:
 
     Attributes:
       name: as in a topology, "v5p".
-      hbm_bytes: memory.
+      hbm_bytes: memory that a program can have.
       peak_flops: bfloat16 operations a second of the matrix units.
       hbm_bandwidth: bytes a second.
       link_bandwidth: bytes a second that a chip sends over all its links to others.
@@ -54,14 +57,54 @@ class Chip:
 CHIPS: Mapping[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip("v4", 32 * GIB, 275e12, 1228e9, 300e9, 2 * 2048 * 1.05e9, 1.05e9, 3, 3.22),
-        Chip("v5e", 16 * GIB, 197e12, 819e9, 200e9, 4096 * 1.5e9, 1.5e9, 2, 1.20),
         Chip(
-            "v5p", 95 * GIB, 459e12, 2765e9, 600e9, 2 * 4096 * 1.75e9, 1.75e9, 3, 4.20
+            name="v4",
+            hbm_bytes=round(30.75 * GIB),
+            peak_flops=275e12,
+            hbm_bandwidth=1228e9,
+            link_bandwidth=300e9,
+            vector_rate=2 * 16 * 128 * 1.05e9,
+            clock=1.05e9,
+            axes=3,
+            price=3.22,
         ),
-        Chip("v6e", 32 * GIB, 918e12, 1640e9, 448e9, 4096 * 1.75e9, 1.75e9, 2, 2.70),
+        Chip(
+            name="v5e",
+            hbm_bytes=round(15.75 * GIB),
+            peak_flops=197e12,
+            hbm_bandwidth=819e9,
+            link_bandwidth=200e9,
+            vector_rate=4 * 8 * 128 * 1.5e9,
+            clock=1.5e9,
+            axes=2,
+            price=1.20,
+        ),
+        Chip(
+            name="v5p",
+            hbm_bytes=round(95.74 * GIB),
+            peak_flops=459e12,
+            hbm_bandwidth=2765e9,
+            link_bandwidth=600e9,
+            vector_rate=2 * 4 * 8 * 128 * 1.75e9,
+            clock=1.75e9,
+            axes=3,
+            price=4.20,
+        ),
+        Chip(
+            name="v6e",
+            hbm_bytes=round(31.25 * GIB),
+            peak_flops=918e12,
+            hbm_bandwidth=1640e9,
+            link_bandwidth=448e9,
+            vector_rate=4 * 8 * 128 * 1.75e9,
+            clock=1.75e9,
+            axes=2,
+            price=2.70,
+        ),
     )
 }
+# Of a slice of several hosts; a v5e or v6e slice of 8 chips can also be one host.
+CHIPS_PER_HOST = 4
 # Bytes a second that a chip sends to other slices: 100 Gbit/s for a host of four chips,
 # the network of the smallest of these machines.
-NETWORK_BANDWIDTH = 100e9 / 8 / 4
+NETWORK_BANDWIDTH = 100e9 / 8 / CHIPS_PER_HOST

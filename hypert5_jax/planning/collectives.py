@@ -132,7 +132,8 @@ def _groups_of_axes(text: str, total: int) -> list[list[int]]:
         order = order.reshape([int(n) for n in found[2].split(",")])
         if found[3]:
             order = order.transpose([int(n) for n in found[3].split(",")])
-    sizes, along = [], []
+    sizes: list[int] = []
+    along: list[int] = []
     for name, size in names:
         # An axis taken in part is three: what is left of the part, it, and the rest.
         part = re.search(rf"'{re.escape(name)}'(?::\((\d+)\)(\d+))?", found[4])

@@ -1,14 +1,19 @@
 """A step compiled for a slice, measured, as plain values that a file can hold."""
 
+import dataclasses
+import gzip
 import hashlib
 import importlib.metadata
+import json
 import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
+from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.planning import costs, hlo
 from hypert5_jax.planning.collectives import Mesh
 from hypert5_jax.planning.costs import Costs, Operation
@@ -19,7 +24,12 @@ Json = dict[str, Any]
 HOST = "host"
 # Of the most expensive operations, how many are kept for --trace.
 _KEPT = 60
-_TOO_LARGE = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.IGNORECASE)
+# "Used 17.2G of 15.75G hbm", "… temporaries (90.00G) exceeds available HBM (15.75G)".
+_TOO_LARGE = re.compile(
+    r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"
+    r"|\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)",
+    re.IGNORECASE,
+)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -42,22 +52,66 @@ def compiler_name(has_compiler: bool) -> str:
         return "libtpu"
 
 
-def compile_and_measure(program: Program, topology: Topology, compiler: str) -> Json:
-    """Compiles and measures; what does not fit into HBM is a result too.
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of a program, as much as is kept of it.
+
+    Attributes:
+      text: of the optimised module; "" where it did not fit.
+      seconds: that compiling took on this machine.
+      memory: {peak, arguments, outputs, temporaries, code, limit} in bytes of a device,
+        what is unknown left out.
+      fits: whether the compiler found place in HBM; None if it does not know.
+    """
+
+    text: str
+    seconds: float
+    memory: Mapping[str, int]
+    fits: bool | None
+
+
+def compile_program(program: Program, compiler: str) -> Compiled:
+    """Compiles; what does not fit into HBM is a result too.
+
+    Raises:
+      jax.errors.JaxRuntimeError: the compiler refuses for another reason.
+    """
+    start = time.monotonic()
+    try:
+        compiled = program.lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Compiled("", time.monotonic() - start, refused(str(error)), False)
+    seconds = time.monotonic() - start
+    fits = None if compiler.startswith(HOST) else True
+    return Compiled(compiled.as_text(), seconds, _memory(compiled), fits)
+
+
+def write(file: epath.Path, compiled: Compiled) -> None:
+    """Keeps it in a file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(compiled)).encode()
+    write_whole(file, gzip.compress(text, compresslevel=6))
+
+
+def read(file: epath.Path) -> Compiled:
+    """What `write` kept."""
+    return Compiled(**json.loads(gzip.decompress(file.read_bytes())))
+
+
+def measures(
+    program: Program, topology: Topology, compiler: str, compiled: Compiled
+) -> Json:
+    """All that is known of a compiled program.
 
     Returns:
       JSON values:
       program, topology, chips, mesh, compiler: what was compiled, and by what.
-      compile_seconds: of this machine.
-      held: {what: bytes on one device}; kept: bytes for the backward pass, of those;
-        model_flops, tokens: of all devices.
-      fits: whether the compiler found place in HBM; None if it does not know.
-      memory: {peak, arguments, temporaries, code, limit} in bytes of a device, what is
-        unknown left out.
+      compile_seconds, memory, fits: of Compiled.
+      held: {what: bytes on one device}; kept: bytes for the backward pass;
+        model_flops, tokens, rows: of all devices.
       costs: of `measured`, or None where nothing was compiled.
-
-    Raises:
-      jax.errors.JaxRuntimeError: the compiler refuses for another reason.
     """
     found: Json = {
         "program": program.name,
@@ -68,36 +122,31 @@ def compile_and_measure(program: Program, topology: Topology, compiler: str) -> 
         "held": dict(program.held),
         "model_flops": program.flops,
         "tokens": program.tokens,
+        "rows": program.rows,
         "kept": program.kept,
+        "compile_seconds": compiled.seconds,
+        "memory": dict(compiled.memory),
+        "fits": compiled.fits,
         "costs": None,
     }
-    start = time.monotonic()
-    try:
-        compiled = program.lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        too_large = _TOO_LARGE.search(str(error))
-        if too_large is None and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        found["compile_seconds"] = time.monotonic() - start
-        return found | {"fits": False, "memory": _refused(too_large)}
-    found["compile_seconds"] = time.monotonic() - start
-    memory = _memory(compiled)
-    fits = None
-    if not compiler.startswith(HOST):
-        fits = True
-    module = hlo.parse(compiled.as_text())
-    mesh = Mesh(tuple(program.mesh.axis_names), tuple(program.mesh.devices.shape))
-    found_costs = measured(costs.cost(module, topology.chip, mesh), topology)
-    return found | {"fits": fits, "memory": memory, "costs": found_costs}
+    if compiled.text:
+        mesh = Mesh(tuple(program.mesh.axis_names), tuple(program.mesh.devices.shape))
+        module = hlo.parse(compiled.text)
+        found["costs"] = measured(costs.cost(module, topology.chip, mesh), topology)
+    return found
 
 
-def _refused(too_large: re.Match[str] | None) -> Json:
-    if too_large is None:
+def refused(message: str) -> dict[str, int]:
+    """{peak, limit} in bytes of what the compiler says does not fit into HBM; empty where
+    it names no sizes."""
+    found = _TOO_LARGE.search(message)
+    if found is None:
         return {}
-    used, limit = (
-        float(too_large[i]) * _UNITS[too_large[i + 1].upper()] for i in (1, 3)
-    )
-    return {"peak": round(used), "limit": round(limit)}
+    used, used_unit, limit, limit_unit = (part for part in found.groups() if part)
+    return {
+        "peak": round(float(used) * _UNITS[used_unit.upper()]),
+        "limit": round(float(limit) * _UNITS[limit_unit.upper()]),
+    }
 
 
 def _memory(compiled: Any) -> Json:
@@ -121,11 +170,11 @@ def measured(found: Costs, topology: Topology) -> Json:
 
     Returns:
       flops, vector_operations, hbm_bytes: of one step.
-      seconds: estimated; least_seconds: if all hid one another; parts: {compute, memory,
-        collectives that stop, collectives that overlap} in seconds; cycles_seconds: the
-        compiler's cycles of all operations over the clock.
+      seconds: each operation at the chip's full rates; slow_seconds: by the compiler's
+        cycles; least_seconds: if all operations hid one another; parts: {compute, memory,
+        collectives that stop, collectives that overlap} in seconds.
       sent: [{kind, axes, times, bytes}]; operations: the most expensive;
-      unknown_loops: names of loops counted once.
+      unknown_loops, unknown_kernels: of Costs.
     """
     chip = topology.chip
     stops, overlap = found.collective_seconds
@@ -136,7 +185,7 @@ def measured(found: Costs, topology: Topology) -> Json:
         "hbm_bytes": found.total("hbm_bytes"),
         "seconds": found.seconds(chip),
         "least_seconds": found.least_seconds(chip),
-        "cycles_seconds": found.total("cycles") / chip.clock,
+        "slow_seconds": found.seconds(chip, "slow_seconds"),
         "parts": {
             "compute": found.compute_seconds,
             "memory": found.memory_seconds(chip),
@@ -149,6 +198,7 @@ def measured(found: Costs, topology: Topology) -> Json:
         ],
         "operations": [_operation(one, topology) for one in kept],
         "unknown_loops": list(found.unknown_loops),
+        "unknown_kernels": list(found.unknown_kernels),
     }
 
 
@@ -165,6 +215,7 @@ def _operation(one: Operation, topology: Topology) -> Mapping[str, Any]:
         "source": one.source,
         "times": one.times,
         "seconds": one.seconds,
+        "slow_seconds": one.slow_seconds,
         "at_peak": bounds,
         "early": one.early,
     }

@@ -6,9 +6,11 @@ a loop's body as often as it is run, and each operation is given
 * operations of matrix products and of vector units, counted from shapes;
 * bytes it reads from and writes to HBM (what lies on the chip itself is not among them,
   and of an array of which it takes a slice only the slice is);
-* cycles, where the TPU compiler wrote an estimate beside it;
-* seconds: the longest of the matrix units (the compiler's cycles, or without them the
-  chip's peak), the vector units and the memory, as if the other two were hidden below it.
+* seconds: the longest of matrix units, vector units and memory at the chip's full rate, as
+  if the other two were hidden below it. The compiler's own `optimal_seconds` is that, too;
+* cycles, where the TPU compiler wrote beside it what it reckons with when it chooses tiles:
+  the matrix units' waste on narrow products is in it, and for what is bound by memory
+  several times what the memory needs.
 """
 
 import dataclasses
@@ -37,7 +39,8 @@ class Operation:
       product_flops, vector_operations, hbm_bytes, cycles: of all its runs.
       sent: what it sends, if it is a collective; of one run.
       early: it is started early and waited for later: the others hide it.
-      seconds: of all its runs.
+      seconds: of all its runs, at the chip's full rates.
+      slow_seconds: the same, or the compiler's cycles if they are more.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Operation:
     sent: Sent | None
     early: bool
     seconds: float
+    slow_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +64,13 @@ class Costs:
     Attributes:
       operations: each once, in the module's order.
       unknown_loops: names of loops that were counted once, their trip count unknown.
+      unknown_kernels: names of kernels whose author does not say what they compute, which
+        were counted as memory traffic alone.
     """
 
     operations: tuple[Operation, ...]
     unknown_loops: tuple[str, ...]
+    unknown_kernels: tuple[str, ...]
 
     def total(self, name: str) -> int:
         """Sum of an attribute over all operations."""
@@ -85,31 +92,39 @@ class Costs:
                 found[key] = times + one.times, nbytes + one.times * one.sent.nbytes
         return found
 
+    def _sum(self, name: str, early: bool, collectives: bool) -> float:
+        return sum(
+            getattr(one, name)
+            for one in self.operations
+            if one.early == early and (one.sent is not None) == collectives
+        )
+
     @property
     def compute_seconds(self) -> float:
         """Of everything that is no collective and not started early."""
-        return sum(
-            one.seconds for one in self.operations if not one.early and not one.sent
-        )
+        return self._sum("seconds", early=False, collectives=False)
 
     @property
     def collective_seconds(self) -> tuple[float, float]:
         """(of those that stop the rest, of those that are started early)."""
-        found = [0.0, 0.0]
-        for one in self.operations:
-            if one.sent is not None:
-                found[one.early] += one.seconds
-        return found[0], found[1]
+        stop, early = (self._sum("seconds", e, collectives=True) for e in (False, True))
+        return stop, early
 
     def memory_seconds(self, chip: Chip) -> float:
         """Of all bytes from and to HBM, those fetched early too."""
         return self.total("hbm_bytes") / chip.hbm_bandwidth
 
-    def seconds(self, chip: Chip) -> float:
+    def seconds(self, chip: Chip, name: str = "seconds") -> float:
         """Of the step: operations one after another, as the compiler scheduled them;
-        what was started early costs what the others do not hide."""
+        what was started early costs what the others do not hide.
+
+        Args:
+          chip: that it runs on.
+          name: "seconds", or "slow_seconds" with the compiler's cycles.
+        """
         stops, early = self.collective_seconds
-        busy = max(self.compute_seconds, self.memory_seconds(chip))
+        compute = self._sum(name, early=False, collectives=False)
+        busy = max(compute, self.memory_seconds(chip))
         return max(busy, early) + stops
 
     def least_seconds(self, chip: Chip) -> float:
@@ -131,7 +146,13 @@ def cost(module: Module, chip: Chip, mesh: Mesh) -> Costs:
     """
     unknown: list[str] = []
     found = tuple(_walk(module, module.entry, 1, chip, mesh, unknown))
-    return Costs(found, tuple(unknown))
+    kernels = {
+        one.name
+        for around in module.computations.values()
+        for one in around.values()
+        if one.kernel and one.kernel_estimate("flops") is None
+    }
+    return Costs(found, tuple(unknown), tuple(sorted(kernels)))
 
 
 def _walk(
@@ -156,26 +177,26 @@ def _walk(
             for name in one.called:
                 yield from _walk(module, name, times, chip, mesh, unknown)
         else:
-            found = _operation(module, one, around, times, chip, mesh)
-            if found is not None:
-                yield found
+            yield from _operations(module, one, around, times, chip, mesh)
 
 
-def _operation(
+def _operations(
     module: Module,
     one: Instruction,
     around: Mapping[str, Instruction],
     times: int,
     chip: Chip,
     mesh: Mesh,
-) -> Operation | None:
-    """None for what takes no time: parameters, tuples, the ends of early starts."""
+) -> Iterator[Operation]:
+    """Nothing for what takes no time: parameters, tuples, the ends of early starts."""
     if kind_of(one) is not None:
-        return _collective(one, around, times, chip, mesh)
-    within = _collective_inside(module, one)
-    if within is not None:
-        return _collective(within[0], within[1], times, chip, mesh)
+        yield _collective(one, around, times, chip, mesh)
+        return
     if one.opcode == "fusion":
+        inner = module.computations[one.called[0]]
+        for each in inner.values():
+            if kind_of(each) is not None:
+                yield _collective(each, inner, times, chip, mesh)
         products, vectors = operations(module, one.called[0])
     else:
         products = product_flops(one, around)
@@ -183,10 +204,13 @@ def _operation(
     nbytes = traffic(module, one, around)
     cycles = one.estimated_cycles
     if not (products or vectors or nbytes or cycles):
-        return None
-    matrix = cycles / chip.clock if products and cycles else products / chip.peak_flops
-    seconds = max(matrix, vectors / chip.vector_rate, nbytes / chip.hbm_bandwidth)
-    return Operation(
+        return
+    seconds = max(
+        products / chip.peak_flops,
+        vectors / chip.vector_rate,
+        nbytes / chip.hbm_bandwidth,
+    )
+    yield Operation(
         name=one.name,
         kind=one.opcode,
         source=one.source,
@@ -198,17 +222,8 @@ def _operation(
         sent=None,
         early=one.opcode.endswith("-start"),
         seconds=times * seconds,
+        slow_seconds=times * max(seconds, cycles / chip.clock),
     )
-
-
-def _collective_inside(
-    module: Module, one: Instruction
-) -> tuple[Instruction, Mapping[str, Instruction]] | None:
-    """The collective of a fusion that is one, which TPUs have."""
-    if one.opcode != "fusion":
-        return None
-    inner = module.computations[one.called[0]]
-    return next(((i, inner) for i in inner.values() if kind_of(i)), None)
 
 
 def _collective(
@@ -224,6 +239,7 @@ def _collective(
         rate /= chip.axes  # along one axis of the torus
     if NETWORK_AXIS in what.axes:
         rate = NETWORK_BANDWIDTH
+    seconds = times * what.nbytes / rate
     return Operation(
         name=one.name,
         kind=what.kind,
@@ -235,5 +251,6 @@ def _collective(
         cycles=0,
         sent=what,
         early=what.overlaps,
-        seconds=times * what.nbytes / rate,
+        seconds=seconds,
+        slow_seconds=seconds,
     )

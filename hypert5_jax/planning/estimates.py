@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from hypert5_jax.planning.chips import CHIPS
+from hypert5_jax.planning.chips import CHIPS, CHIPS_PER_HOST
 from hypert5_jax.planning.topologies import read
 
 Json = Mapping[str, Any]
@@ -12,14 +12,16 @@ Json = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What is computed from `compiled.compile_and_measure`'s answer.
+    """What is computed from the answer of `compiled.measures`.
 
     Attributes:
       seconds: of a step.
       flops_ratio: compiled FLOPs of all devices over model FLOPs: what is computed again
         or for nothing.
       mfu: model FLOPs a second over the chips' peak.
+      slow_seconds, slow_mfu: the same by the compiler's cycles.
       tokens_per_second: of one chip.
+      rows_per_second: examples that each host has to read.
       hours: of all steps.
       chip_hours: the same, times chips.
       dollars: the same, times the price of one.
@@ -28,7 +30,10 @@ class Estimate:
     seconds: float
     flops_ratio: float
     mfu: float
+    slow_seconds: float
+    slow_mfu: float
     tokens_per_second: float
+    rows_per_second: float
     hours: float
     chip_hours: float
     dollars: float
@@ -50,11 +55,15 @@ def estimate(
     chip = read(measured["topology"]).chip
     chips, seconds = measured["chips"], costs["seconds"]
     hours = steps * seconds / 3600
+    ideal = measured["model_flops"] / (chips * chip.peak_flops)
     return Estimate(
         seconds=seconds,
         flops_ratio=costs["flops"] * chips / measured["model_flops"],
-        mfu=measured["model_flops"] / (seconds * chips * chip.peak_flops),
+        mfu=ideal / seconds,
+        slow_seconds=costs["slow_seconds"],
+        slow_mfu=ideal / costs["slow_seconds"],
         tokens_per_second=measured["tokens"] / seconds / chips,
+        rows_per_second=measured["rows"] / seconds / max(chips / CHIPS_PER_HOST, 1),
         hours=hours,
         chip_hours=hours * chips,
         dollars=hours * chips * prices.get(chip.name, CHIPS[chip.name].price),

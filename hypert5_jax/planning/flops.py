@@ -35,7 +35,7 @@ _LONG_WEIGHT = 8
 
 
 def product_flops(one: Instruction, around: Mapping[str, Instruction]) -> int:
-    """Operations of a `dot` or `convolution`, 2 for a multiplication and its addition.
+    """Operations of a `dot`, a `convolution` or a kernel, 2 for a multiplication and its addition.
 
     Args:
       one: the instruction; any other kind has 0.
@@ -48,6 +48,8 @@ def product_flops(one: Instruction, around: Mapping[str, Instruction]) -> int:
     if one.opcode == "convolution":
         left, right = (around[name].shapes[0] for name in one.operands[:2])
         return _convolution(one, left, right)
+    if one.kernel:
+        return one.kernel_estimate("flops") or 0
     return 0
 
 

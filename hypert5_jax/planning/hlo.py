@@ -101,6 +101,19 @@ class Instruction:
         return int(found[1]) if found else 0
 
     @property
+    def kernel(self) -> bool:
+        """Whether it is one that somebody wrote by hand (Pallas)."""
+        target = self.attribute("custom_call_target")
+        return self.opcode == "custom-call" and target == '"tpu_custom_call"'
+
+    def kernel_estimate(self, what: str) -> int | None:
+        """What a kernel's author says it takes: "flops" or "bytes_accessed"."""
+        found = re.search(
+            rf'"cost_estimate":\{{[^}}]*"{what}":"(\d+)"', self.attributes
+        )
+        return int(found[1]) if found else None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the result."""
         return sum(shape.nbytes for shape in self.shapes)

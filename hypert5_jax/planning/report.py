@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hypert5_jax.planning.chips import GIB
+from hypert5_jax.planning.chips import CHIPS_PER_HOST, GIB
 from hypert5_jax.planning.estimates import Estimate
 from hypert5_jax.planning.topologies import read
 
 Json = Mapping[str, Any]
 HOST_CAVEAT = (
     "Compiled for this machine's CPU with as many fake devices: no libtpu is installed "
-    "(pip install 'hypert5_jax[tpu]').\nFLOPs, parameters and optimiser are those of the "
+    "(pip install -e '.[tpu]').\nFLOPs, parameters and optimiser are those of the "
     "slice; temporaries, collectives and times are not: a TPU\nfuses, lays out and "
     "overlaps otherwise, and whether the step fits its memory cannot be told."
 )
@@ -20,12 +20,13 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
     """One program's paragraph.
 
     Args:
-      measured: of `compiled.compile_and_measure`.
+      measured: of `compiled.measures`.
       found: of `estimates.estimate`.
       steps: that the run makes; 0 leaves the run's days out.
     """
     took = f"{measured['compile_seconds']:.0f} s by {measured['compiler']}"
-    lines = [f"{measured['program']}, compiled in {took}"]
+    sizes = " x ".join(f"{axis} {n}" for axis, n in measured["mesh"].items())
+    lines = [f"{measured['program']} over {sizes}, compiled in {took}"]
     lines += _memory(measured)
     if found is not None:
         lines += _flops(measured, found)
@@ -35,23 +36,25 @@ def program_text(measured: Json, found: Estimate | None, steps: int) -> str:
             lines += [_run(found, steps)]
         for name in measured["costs"]["unknown_loops"]:
             lines.append(f"  not known how often the loop {name} runs: counted once")
+        for name in measured["costs"]["unknown_kernels"]:
+            lines.append(f"  the kernel {name} does not say its FLOPs: counted as none")
     return "\n".join(lines)
 
 
 def _memory(measured: Json) -> Iterator[str]:
     chip = read(measured["topology"]).chip
     memory, held = measured["memory"], measured["held"]
-    yield f"  memory of a chip, GiB of {chip.hbm_bytes / GIB:.0f}:"
+    yield f"  memory of a chip, GiB of {chip.hbm_bytes / GIB:.2f}:"
     for what, nbytes in held.items():
         yield f"    {what:24}{nbytes / GIB:8.2f}"
     for what in ("temporaries", "code"):
         if what in memory:
             yield f"    {what:24}{memory[what] / GIB:8.2f}"
-    if measured.get("kept"):
-        yield (
-            f"      of them kept for the backward pass {measured['kept'] / GIB:.2f} "
-            "(counted in the traced step)"
-        )
+        if what == "temporaries" and measured["kept"]:
+            yield (
+                f"      kept for the backward pass: {measured['kept'] / GIB:.2f}, as "
+                "counted in the traced step"
+            )
     verdict = {True: "fits", False: "DOES NOT FIT", None: "fits or not: unknown"}
     if "peak" in memory:
         most = f" of {memory['limit'] / GIB:.2f}" if "limit" in memory else ""
@@ -64,11 +67,17 @@ def _memory(measured: Json) -> Iterator[str]:
 
 
 def _flops(measured: Json, found: Estimate) -> Iterator[str]:
-    each = measured["costs"]["flops"] / 1e12
+    all_chips = measured["costs"]["flops"] * measured["chips"]
     yield (
-        f"  FLOPs: compiled {each * measured['chips']:,.1f} T, by the model's shapes "
-        f"{measured['model_flops'] / 1e12:,.1f} T: x {found.flops_ratio:.2f}"
+        f"  FLOPs: compiled {_large(all_chips)}, by the model's shapes "
+        f"{_large(measured['model_flops'])}: x {found.flops_ratio:.2f}"
     )
+
+
+def _large(number: float) -> str:
+    """1.5e12 -> "1.5 T"."""
+    size, unit = (1e12, "T") if number >= 1e12 else (1e9, "G")
+    return f"{number / size:,.1f} {unit}"
 
 
 def _sent(costs: Json) -> Iterator[str]:
@@ -86,14 +95,17 @@ def _time(measured: Json, found: Estimate) -> Iterator[str]:
     costs = measured["costs"]
     parts = ", ".join(f"{name} {s * 1e3:,.0f}" for name, s in costs["parts"].items())
     yield (
-        f"  time: {found.seconds * 1e3:,.1f} ms estimated (at least "
-        f"{costs['least_seconds'] * 1e3:,.1f}; the compiler's cycles one after another "
-        f"{costs['cycles_seconds'] * 1e3:,.1f})"
+        f"  time: {found.seconds * 1e3:,.1f} ms with every operation at the chip's full "
+        f"rate, {found.slow_seconds * 1e3:,.1f} by the compiler's cycles"
     )
     yield f"    ms of {parts}"
     yield (
-        f"  MFU {found.mfu:.1%}, {found.tokens_per_second:,.0f} tokens a second and chip"
+        f"  MFU {found.mfu:.1%} ({found.slow_mfu:.1%} by the compiler's cycles), "
+        f"{found.tokens_per_second:,.0f} tokens a second and chip"
     )
+    if measured["program"] == "train":
+        rows = f"{found.rows_per_second:,.0f} rows a second"
+        yield f"  each host of {CHIPS_PER_HOST} chips reads {rows}"
 
 
 def _run(found: Estimate, steps: int) -> str:
@@ -111,15 +123,15 @@ def trace_text(measured: Json, count: int = 25) -> str:
     total = costs["seconds"]
     lines = [f"{measured['program']}: the most expensive operations"]
     lines.append(
-        "        ms  share   times  at peak: matrix  vector  memory  operation"
+        "        ms  share   times  ms at full rate: matrix  vector  memory  cycles  operation"
     )
     for one in costs["operations"][:count]:
         peak = one["at_peak"]
         lines.append(
             f"  {one['seconds'] * 1e3:8.2f} {one['seconds'] / total:6.1%} "
-            f"{one['times']:7}  {peak['matrix'] * 1e3:15.2f} {peak['vector'] * 1e3:7.2f} "
-            f"{peak['memory'] * 1e3:7.2f}  {one['kind']} {one['name']}"
-            f"{' (overlaps)' if one['early'] else ''}"
+            f"{one['times']:7}  {peak['matrix'] * 1e3:23.2f} {peak['vector'] * 1e3:7.2f} "
+            f"{peak['memory'] * 1e3:7.2f} {one['slow_seconds'] * 1e3:7.2f}  "
+            f"{one['kind']} {one['name']}{' (overlaps)' if one['early'] else ''}"
         )
         if one["source"]:
             lines.append(f"{'':28}{_short(one['source'])}")

@@ -115,6 +115,7 @@ class Program:
       held: {what: bytes of it on one device}, of everything it is called with.
       flops: by its shapes, all devices together.
       tokens: that it reads and writes, all devices together.
+      rows: examples that go through it, all devices together.
       kept: bytes that one device keeps for the backward pass.
     """
 
@@ -124,6 +125,7 @@ class Program:
     held: Mapping[str, int]
     flops: int
     tokens: int
+    rows: int
     kept: int = 0
 
 
@@ -170,7 +172,9 @@ def _train(run: Run, devices: Any) -> Program:
     flops = step_flops(run.system, rows).total
     parts = batch_ways(mesh) * run.train.microbatches
     kept = kept_bytes(run.system, trainable, frozen, run.batch, parts)
-    return Program("train", lowered, mesh, held_here, flops, tokens(rows), kept)
+    return Program(
+        "train", lowered, mesh, held_here, flops, tokens(rows), rows.rows, kept
+    )
 
 
 def tokens(rows: Rows) -> int:
@@ -251,7 +255,7 @@ def _evaluate(run: Run, devices: Any) -> Program:
     flops = answer_flops(run.system, one, answers)
     held_here = {"parameters": held(params), "batch": held((inputs, more))}
     said = size * (judging.inputs + answers * judging.targets)
-    return Program("evaluate", lowered, mesh, held_here, flops, said)
+    return Program("evaluate", lowered, mesh, held_here, flops, said, size)
 
 
 def _held_out(run: Run, devices: Any) -> Program:
@@ -267,7 +271,9 @@ def _held_out(run: Run, devices: Any) -> Program:
         ).lower(params, batch)
     flops = step_flops(run.system, run.rows).forward
     held_here = {"parameters": held(params), "batch": held(batch)}
-    return Program("evaluate", lowered, mesh, held_here, flops, tokens(run.rows))
+    return Program(
+        "evaluate", lowered, mesh, held_here, flops, tokens(run.rows), run.rows.rows
+    )
 
 
 def _params(run: Run, mesh: Mesh) -> Any:
@@ -301,4 +307,4 @@ def _adapt(run: Run, devices: Any) -> Program:
         lowered = jax.jit(run.system.make_phi).lower(params, ids)
     flops = phi_flops(run.system, Rows(0, 0, 0, 1, context)).forward
     held_here = {"parameters": held(params), "batch": held(ids)}
-    return Program("adapt", lowered, mesh, held_here, round(flops), context)
+    return Program("adapt", lowered, mesh, held_here, round(flops), context, 1)

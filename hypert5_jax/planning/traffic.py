@@ -28,6 +28,12 @@ def traffic(module: Module, one: Instruction, around: Mapping[str, Instruction])
     """
     if one.opcode in _FREE or one.opcode.endswith("-done"):
         return 0
+    if one.opcode == "custom-call":
+        if not one.kernel:
+            return 0  # hints and names: AllocateBuffer, AssumeGatherIndicesInBound
+        known = one.kernel_estimate("bytes_accessed")
+        if known is not None:
+            return known
     if one.opcode in ("copy-start", "slice-start"):
         # The result holds the new place and the old one, and a semaphore.
         places = [s for s in one.shapes if s.dims or len(one.shapes) < 3]

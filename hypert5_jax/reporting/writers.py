@@ -4,11 +4,12 @@ A writer has `resume(step)` (rows after `step` are those of a life that was lost
 `write(step, scalars)` and `close()`.
 """
 
+import contextlib
 import json
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from etils import epath
@@ -84,22 +85,18 @@ class JsonlWriter:
             self._write_all()
 
     def _append(self, line: str) -> None:
-        try:
+        with _telling(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a") as file:
                 file.write(line + "\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write metrics to {self.path}: {error.strerror or error}; free "
-                "some space or mend its permissions, and run the same command again"
-            ) from error
 
     def _write_all(self) -> None:
         # Through a second name: a kill in between leaves the old rows.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.parent / f"{self.path.name}.unfinished"
-        unfinished.write_text("".join(line + "\n" for line in self._rows))
-        unfinished.replace(self.path)
+        with _telling(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self.path.parent / f"{self.path.name}.unfinished"
+            unfinished.write_text("".join(line + "\n" for line in self._rows))
+            unfinished.replace(self.path)
         self._unwritten = 0
         if self._local:
             self._rows = []
@@ -123,7 +120,8 @@ class TensorBoardWriter:
             from tensorboardX import SummaryWriter
 
             purge = self._resume_step + 1 if self._resume_step else None
-            self._writer = SummaryWriter(self._directory, purge_step=purge)
+            with _telling(self._directory):
+                self._writer = SummaryWriter(self._directory, purge_step=purge)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
@@ -132,6 +130,17 @@ class TensorBoardWriter:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+@contextlib.contextmanager
+def _telling(place: str | epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write metrics to {place}: {error.strerror or error}; free some "
+            "space or mend its permissions, and run the same command again"
+        ) from error
 
 
 def default_writers(directory: str | epath.Path, tensorboard: bool = True) -> list[Any]:

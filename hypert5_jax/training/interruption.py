@@ -1,9 +1,9 @@
-"""SIGTERM as a question the loop asks at each step boundary."""
+"""SIGTERM, or the cluster's notice, as a question the loop asks at each step boundary."""
 
 import itertools
 import signal
 import threading
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 import jax
@@ -14,24 +14,32 @@ _calls = itertools.count()
 class Interruption:
     """While entered, SIGTERM sets a flag instead of ending the process.
 
-    Outside the main thread, where Python allows no signal handlers, it never fires.
-    Over several processes they agree on the step to stop at, which needs
-    `jax.distributed` to be running (it listens for SIGTERM itself).
+    Outside the main thread, where Python allows no signal handlers, it never fires. The
+    flag is set when the main thread is next in Python: a step or a compilation that is
+    under way ends first.
+
+    Over several processes, of which perhaps only one is told to go, they agree on the
+    step to stop at. The coordination service of `jax.distributed`, which must be running,
+    listens for SIGTERM itself from its start on, hands the notice on to all, and picks the
+    next time that none of them has asked about yet: so every process must ask as often as
+    the others.
     """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked = False
         self._previous: object = None
         self._installed = False
 
     def __enter__(self) -> Self:
         alone = jax.process_count() == 1
         if alone and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(
-                signal.SIGTERM, lambda number, frame: self._asked.set()
-            )
+            self._previous = signal.signal(signal.SIGTERM, self._ask)
             self._installed = True
         return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        # No lock: a second signal may come while this one is handled.
+        self._asked = True
 
     def __exit__(
         self,
@@ -42,12 +50,17 @@ class Interruption:
         if self._installed:
             signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
 
-    def asked(self, step: int) -> bool:
-        """Whether to save and stop before making step `step`."""
+    def asked(self) -> bool:
+        """Whether to save and stop now, before the next step."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
             # They agree on a call rather than a step: calls are counted over everything
             # a process does, training and judging, in the same order in all of them.
             return bool(multihost_utils.reached_preemption_sync_point(next(_calls)))
-        return self._asked.is_set()
+        return self.signalled
+
+    @property
+    def signalled(self) -> bool:
+        """Whether SIGTERM came here; over several processes that is not for one to say."""
+        return self._asked

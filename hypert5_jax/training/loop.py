@@ -175,12 +175,14 @@ def train(
             meter=meter,
             progress=progress,
             watchdog=watchdog,
+            interruption=interruption,
             metrics=dict(begin.metrics),
         )
 
         # 3. The loop.
-        while run.at < config.steps and not interruption.asked(run.at):
-            run.make_step()
+        while run.at < config.steps and not interruption.asked():
+            if not run.make_step():
+                break
             run.report()
 
         # 4. The end, planned or not.
@@ -206,7 +208,8 @@ class _Run:
       step: compiled at its first call.
       feeding: batches on the devices.
       metrics: the last value of each.
-      config, evaluate, config_text, store, writers, meter, progress, watchdog: of train.
+      config, evaluate, config_text, store, writers, meter, progress, watchdog,
+        interruption: of train.
     """
 
     config: TrainConfig
@@ -222,13 +225,24 @@ class _Run:
     meter: Meter
     progress: Progress
     watchdog: Watchdog
+    interruption: Interruption
     metrics: dict[str, float]
 
-    def make_step(self) -> None:
-        """Waits for a batch and hands one step to the devices."""
+    def make_step(self) -> bool:
+        """Waits for a batch and hands one step to the devices.
+
+        Returns:
+          whether it did; not if SIGTERM came and, sent to all processes of the run, ended
+          those that read the data.
+        """
         self.watchdog.alive(self.at, "step")
         began = time.monotonic()
-        batch = next(self.feeding, None)
+        try:
+            batch = next(self.feeding, None)
+        except Exception:
+            if self.interruption.signalled:
+                return False
+            raise
         self.progress.waited(time.monotonic() - began)
         if batch is None:
             raise UserError(
@@ -238,6 +252,7 @@ class _Run:
         self.state, sums = self.step(self.state, batch)
         self.at += 1
         self.meter.add(self.at, sums)
+        return True
 
     def report(self) -> None:
         """What is due after this step: a row, an evaluation, a checkpoint."""

@@ -65,7 +65,9 @@ def start(
       UserError: the mesh does not divide a parameter, or the newest whole checkpoint is
         of another model, seed, stream, optimiser or vocabulary.
     """
-    saved = None if store is None else store.newest_whole()
+    saved = None
+    if store is not None and (saved := store.newest_whole()) is not None:
+        store.tidy(saved)
     begin = initial if isinstance(initial, InitialParams) else initial()
     trainable, frozen = states.partition(
         begin.params, tuple(system.variant.trainable), config.frozen_dtype

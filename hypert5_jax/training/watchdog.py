@@ -87,7 +87,10 @@ class Watchdog:
             self._step, self._doing, self._since = step, doing, time.monotonic()
             first = doing not in self._known
             self._known.add(doing)
-            self._limit = self._seconds * (FIRST_TIME if first else 1)
+            limit = self._seconds * (FIRST_TIME if first else 1)
+            if limit < self._limit:
+                self._change.notify()
+            self._limit = limit
         # Not before: building the state may take as long as it takes.
         if not self._thread.ident:
             self._thread.start()

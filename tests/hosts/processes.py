@@ -42,7 +42,7 @@ class Run:
       argv: after the interpreter: "-m", a module, its arguments; or "-c", a program.
       processes: how many.
       devices: of each.
-      flags: whether they are told of each other by flags.
+      slurm: they find each other as tasks of one srun do, instead of by flags.
     """
 
     def __init__(
@@ -51,23 +51,36 @@ class Run:
         processes: int,
         devices: int = 1,
         *,
-        flags: bool = True,
-        env: dict[str, str] | None = None,
+        slurm: bool = False,
     ):
         port = free_port()
         xla = [*_FLAGS, f"--xla_force_host_platform_device_count={devices}"]
         self.processes = []
         for index in range(processes):
-            own = [
+            flags = [
                 f"--coordinator_address=127.0.0.1:{port}",
                 f"--num_processes={processes}",
                 f"--process_id={index}",
             ]
+            step = {
+                "JAX_COORDINATOR_PORT": str(port),
+                "SLURM_JOB_ID": "1",
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_STEP_NUM_TASKS": str(processes),
+                "SLURM_STEP_NUM_NODES": "1",
+                "SLURM_PROCID": str(index),
+                "SLURM_LOCALID": str(index),
+            }
+            alone = processes == 1
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, *argv, *(own if flags and processes > 1 else [])],
+                    [sys.executable, *argv, *([] if slurm or alone else flags)],
                     cwd=ROOT,
-                    env={**os.environ, "XLA_FLAGS": " ".join(xla), **(env or {})},
+                    env={
+                        **os.environ,
+                        "XLA_FLAGS": " ".join(xla),
+                        **(step if slurm else {}),
+                    },
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -82,8 +82,20 @@ def test_train_held_out_and_judged_are_those_of_one_process(home, one):
     assert not [line for line in second.out.splitlines() if "Gloo" not in line]
     assert not second.err
 
-    # evaluate judges again what train has judged, over two processes too.
-    shutil.move(two / "scores", home / "scores_of_two")
-    ended = front_door("evaluate", [f"--gin_file={two / 'config.gin'}"], 2)
+
+@pytest.mark.slow
+def test_evaluate_over_two_processes_judges_as_train_does(home, one):
+    evaluated = home / "evaluated"
+    shutil.copytree(one, home / "run", dirs_exist_ok=True)
+    shutil.rmtree(home / "run" / "scores")
+    ended = front_door("evaluate", [f"--gin_file={one / 'config.gin'}"], 2)
     assert [e.code for e in ended] == [0, 0], ended
-    assert contents(two / "scores") == contents(one / "scores")
+    shutil.move(home / "run" / "scores", evaluated)
+    assert contents(evaluated) == contents(one / "scores")
+    # Nothing is left to do for either door.
+    shutil.copytree(evaluated, home / "run" / "scores")
+    for door in ("evaluate", "train"):
+        ended = front_door(door, [f"--gin_file={one / 'config.gin'}"], 2)
+        assert [e.code for e in ended] == [0, 0], ended
+        assert "done" in ended[0].out
+    assert contents(home / "run" / "scores") == contents(evaluated)

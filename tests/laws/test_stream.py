@@ -90,6 +90,29 @@ def test_hosts_together_read_exactly_the_global_batches(mixture, hosts, shared):
             np.testing.assert_array_equal(joined, getattr(batch, name))
 
 
+def test_a_host_reads_the_records_of_its_own_rows_only(mixture, monkeypatch):
+    """Its rows need not lie side by side: that is for the devices to say."""
+    (mine,) = take(mixture, ROW, 1, start_step=5, parts=(1, 3), ways=4)
+    (whole,) = take(mixture, ROW, 1, start_step=5)
+    rows = np.array([4, 5, 6, 7, 12, 13, 14, 15])
+    np.testing.assert_array_equal(mine.hyper_inputs, whole.hyper_inputs[rows])
+    np.testing.assert_array_equal(mine.targets, whole.targets[rows])
+
+    mixture = open_mixture(mixture.directory.parent, "train")
+    read: list[int] = []
+    original = mixture.reader.read
+    monkeypatch.setattr(
+        mixture.reader, "read", lambda some: read.extend(some) or original(some)
+    )
+    sampler = Sampler(mixture, ROW, seed=3)
+    arrays = sampler.arrays(5 * 16 + rows)
+    np.testing.assert_array_equal(arrays[0], mine.hyper_inputs)
+    drawn = sampler.draw(5 * 16 + rows)
+    records = mixture.index["record"]
+    wanted = np.concatenate([drawn.targets.ravel(), *drawn.shots])
+    assert set(records[drawn.targets.ravel()]) <= set(read) <= set(records[wanted])
+
+
 @pytest.mark.parametrize("step", [10, 90_000, 10**9])
 def test_a_far_step_is_reached_without_the_steps_before_it(mixture, step, monkeypatch):
     mixture = open_mixture(mixture.directory.parent, "train")

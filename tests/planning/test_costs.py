@@ -200,8 +200,8 @@ def test_memory_traffic_is_that_of_slices_and_of_what_changes():
     nbytes = {one.name: one.hbm_bytes for one in found.operations}
     # Read one of 24 rows; the result lies on the chip.
     assert nbytes["taken"] == 256
-    # Read the row, write it in its place.
-    assert nbytes["changed"] == 256 + 256
+    # Read the row and its number, write it in its place.
+    assert nbytes["changed"] == 256 + 4 + 256
 
 
 def test_time_is_that_of_the_busiest_part_of_the_chip():
@@ -213,3 +213,36 @@ def test_time_is_that_of_the_busiest_part_of_the_chip():
     )
     assert found.seconds(CHIP) >= found.least_seconds(CHIP)
     assert np.isclose(found.least_seconds(CHIP), found.memory_seconds(CHIP))
+
+
+KERNEL = """ENTRY %main (a: bf16[256,256]) -> bf16[256,256] {
+  %a = bf16[256,256]{1,0} parameter(0)
+  %hint = bf16[256,256]{1,0} custom-call(%a), custom_call_target="AllocateBuffer"
+  ROOT %kernel = bf16[256,256]{1,0} custom-call(%a, %hint), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"TUz=="ESTIMATE}}
+}"""
+
+
+def test_a_kernel_is_what_its_author_says_or_is_named():
+    says = ',"cost_estimate":{"flops":"33554432","bytes_accessed":"500"}'
+    found = costs.cost(hlo.parse(KERNEL.replace("ESTIMATE", says)), CHIP, MESH)
+    assert (found.flops, found.total("hbm_bytes")) == (33554432, 500)
+    assert not found.unknown_kernels
+    silent = costs.cost(hlo.parse(KERNEL.replace("ESTIMATE", "")), CHIP, MESH)
+    assert (silent.flops, silent.total("hbm_bytes")) == (0, 3 * 256 * 256 * 2)
+    assert silent.unknown_kernels == ("kernel",)
+
+
+def test_a_fusion_that_sends_also_computes():
+    text = """%both (p: f32[64,64]) -> f32[64,64] {
+  %p = f32[64,64]{1,0} parameter(0)
+  %sum = f32[64,64]{1,0} all-reduce(%p), replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %dot = f32[64,64]{1,0} dot(%p, %sum), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (a: f32[64,64]) -> f32[64,64] {
+  %a = f32[64,64]{1,0} parameter(0)
+  ROOT %fused = f32[64,64]{1,0} fusion(%a), kind=kOutput, calls=%both
+}"""
+    found = costs.cost(hlo.parse(text), CHIP, MESH)
+    assert found.flops == 2 * 64**3
+    assert list(found.sent) == [("all-reduce", ("data", "fsdp"))]

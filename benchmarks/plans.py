@@ -1,0 +1,186 @@
+"""The table of docs/plans.md: every step of the paper's recipes on slices of every chip.
+
+    python -m benchmarks.plans                       # compiles what the table lacks
+    python -m benchmarks.plans --only=p3_large       # rows whose name has it
+    python -m benchmarks.plans --again               # compiles all anew, by the code as it is
+
+Recipes whose training steps are the same are one row. A row takes minutes; it is written
+into docs/plans.json and docs/plans.md when it is there, so that an interrupted command
+goes on, and a program that was compiled before is found in --cache. Needs libtpu.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hypert5_jax.config import gin_files
+from hypert5_jax.config.plan_arguments import PlanArguments
+from hypert5_jax.config.plan_recipe import run_of
+from hypert5_jax.config.plan_run import Compiler
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.planning import report, topologies
+from hypert5_jax.planning.estimates import estimate
+
+ROOT = Path(__file__).resolve().parents[1]
+FACTS, DOCS = ROOT / "docs" / "plans.json", ROOT / "docs" / "plans.md"
+# The table of DOCS stands between these.
+HEADINGS = ("## The table", "## What the numbers are not")
+
+# The most asked for first. XXL is XL's recipe with the model's sizes.
+_LARGE = (
+    "hyperpretraining/prefix_large",
+    "p3_large/hypert5_prefix",
+    "hyperpretraining/lora_large",
+    "p3_large/hypert5_lora",
+)
+_XL = (
+    "p3_xl/hypert5_prefix",
+    "hyperpretraining/prefix_xl",
+    "p3_xl/hypert5_lora",
+    "hyperpretraining/lora_xl",
+)
+_BASELINES_LARGE = (
+    "p3_large/t5_mtf",
+    "p3_large/t5_mtf_fewshot",
+    "p3_large/t5_mtf_prefix",
+    "p3_large/t5_mtf_lora",
+    "hyperpretraining/prefix_mlp_large",
+    "p3_large/hypert5_prefix_mlp",
+    "p3_large/hypert5_prefix_plus",
+    "p3_large/hypert5_lora_plus",
+)
+_BASELINES_XL = (
+    "p3_xl/t5_mtf",
+    "p3_xl/t5_mtf_fewshot",
+    "p3_xl/t5_mtf_prefix",
+    "p3_xl/t5_mtf_lora",
+)
+_SLICES = {
+    "large": ("v5p:2x2x2", "v5e:4x4", "v4:2x2x2", "v6e:2x4"),
+    "xl": ("v5p:2x2x4", "v6e:4x4", "v4:2x4x4", "v5e:8x8"),
+    "xxl": ("v5p:4x4x4", "v6e:8x8", "v4:4x4x8", "v5e:16x16"),
+}
+_FSDP = {"large": 8, "xl": 16, "xxl": 64}
+_COLUMNS = (
+    *("step", "size", "slice", "mesh", "peak, GiB", "fits", "ms", "MFU", "by cycles"),
+    *("FLOPs", "tokens/s/chip", "rows/s/host", "hours", "chip-hours"),
+)
+_XXL = "gin/models/t5_1_1_xxl.gin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One step on one slice."""
+
+    recipe: str
+    size: str
+    topology: str
+
+    @property
+    def name(self) -> str:
+        """Its key in FACTS."""
+        return f"{self.recipe} {self.size} {self.topology}"
+
+    @property
+    def flags(self) -> list[str]:
+        """Of `plan`, the topology left out."""
+        more = [f"--gin_file={_XXL}"] if self.size == "xxl" else []
+        fsdp = f"--gin.MeshConfig.fsdp={_FSDP[self.size]}"
+        return [f"--gin_file=gin/recipes/{self.recipe}.gin", *more, fsdp]
+
+
+def rows() -> Iterator[Row]:
+    """All rows, the most asked for first."""
+    for size, recipes in (("large", _LARGE), ("xl", _XL), ("xxl", _XL)):
+        for topology in _SLICES[size]:
+            for recipe in recipes:
+                yield Row(recipe, size, topology)
+    for size, recipes in (("large", _BASELINES_LARGE), ("xl", _BASELINES_XL)):
+        for topology in _SLICES[size]:
+            for recipe in recipes:
+                yield Row(recipe, size, topology)
+
+
+def facts(row: Row, cache: str) -> dict[str, Any]:
+    """The measures of a row's training step, without its single operations."""
+    recipe = gin_files.read_arguments("plans", "", row.flags)
+    topology = topologies.read(row.topology)
+    arguments = PlanArguments(
+        recipe, (topology,), ("train",), False, False, False, None, cache, {}
+    )
+    try:
+        found = Compiler(arguments)(topology, "train")
+    except UserError as error:
+        return {"error": str(error)}
+    if found["costs"] is not None:
+        found["costs"]["operations"] = []
+    return found | {"steps": run_of(recipe).train.steps}
+
+
+def table(stored: dict[str, Any]) -> str:
+    """The rows that are there, and how many are not."""
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
+    for row in rows():
+        found = stored.get(row.name)
+        if found is not None:
+            lines.append(_line(row, found))
+    missing = [row.name for row in rows() if row.name not in stored]
+    lines += ["", f"{len(stored)} of {len(list(rows()))} rows; not compiled yet:"]
+    lines += [", ".join(f"`{name}`" for name in missing) or "none", ""]
+    return "\n".join(lines)
+
+
+def _line(row: Row, found: dict[str, Any]) -> str:
+    begin = f"| `{row.recipe}` | {row.size.capitalize()} | {row.topology} |"
+    if "error" in found:
+        return f"{begin} | | {found['error']}{' |' * (len(_COLUMNS) - 5)}"
+    numbers = estimate(found, found["steps"], {})
+    _, mesh, _, peak, fits, *_ = report.table_row(found, numbers)
+    begin = f"{begin} {mesh} | {peak} | {fits} |"
+    if numbers is None:
+        return begin + " |" * (len(_COLUMNS) - 6)
+    return (
+        f"{begin} {numbers.seconds * 1e3:,.0f} | {numbers.mfu:.0%} "
+        f"| {numbers.slow_mfu:.0%} | × {numbers.flops_ratio:.2f} "
+        f"| {numbers.tokens_per_second:,.0f} | {numbers.rows_per_second:,.0f} "
+        f"| {numbers.hours:,.1f} | {numbers.chip_hours:,.0f} |"
+    )
+
+
+def write(stored: dict[str, Any]) -> None:
+    """FACTS, and the table in DOCS."""
+    FACTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+    text = DOCS.read_text()
+    begin, end = (text.index(heading) for heading in HEADINGS)
+    DOCS.write_text(f"{text[:begin]}{HEADINGS[0]}\n\n{table(stored)}\n{text[end:]}")
+
+
+def main() -> None:
+    """Fills the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="rows whose name has this text")
+    parser.add_argument("--again", action="store_true", help="also rows that are there")
+    parser.add_argument("--cache", default="runs/plans")
+    parser.add_argument("--table", action="store_true", help="compile nothing")
+    args = parser.parse_args()
+    if not args.table and not topologies.has_compiler():
+        sys.exit("libtpu is not installed: pip install -e '.[tpu]'")
+    stored = json.loads(FACTS.read_text()) if FACTS.exists() else {}
+    wanted = [] if args.table else [row for row in rows() if args.only in row.name]
+    for row in wanted:
+        if row.name in stored and not args.again:
+            continue
+        stored[row.name] = facts(row, args.cache)
+        write(stored)
+        print(_line(row, stored[row.name]), flush=True)
+    write(stored)
+
+
+if __name__ == "__main__":
+    main()
