@@ -157,7 +157,7 @@ class Injection:
         print(
             f"\n{self._runs - len(failed)} of {self._runs} runs, killed {self._kills} times and "
             f"started again, ended like the uninterrupted one, bit by bit "
-            f"({len(self._straight.outcome)} arrays, files and rows compared); "
+            f"({len(self._straight.outcome)} arrays and files compared); "
             f"{minutes:.1f} minutes"
         )
         if missed and enough:
