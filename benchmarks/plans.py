@@ -69,6 +69,7 @@ _COLUMNS = (
     *("step", "size", "slice", "mesh", "peak, GiB", "fits", "ms", "MFU", "by cycles"),
     *("FLOPs", "tokens/s/chip", "rows/s/host", "hours", "chip-hours"),
 )
+_NAMES = {"large": "Large", "xl": "XL", "xxl": "XXL"}
 _XXL = "gin/models/t5_1_1_xxl.gin"
 
 
@@ -139,11 +140,11 @@ def _missing(stored: dict[str, Any]) -> Iterator[str]:
         if row.name not in stored:
             lacking.setdefault((row.size, row.topology), []).append(f"`{row.recipe}`")
     for (size, topology), recipes in lacking.items():
-        yield f"* {size.capitalize()} on {topology}: {', '.join(recipes)}"
+        yield f"* {_NAMES[size]} on {topology}: {', '.join(recipes)}"
 
 
 def _line(row: Row, found: dict[str, Any]) -> str:
-    begin = f"| `{row.recipe}` | {row.size.capitalize()} | {row.topology} |"
+    begin = f"| `{row.recipe}` | {_NAMES[row.size]} | {row.topology} |"
     if "error" in found:
         return f"{begin} | | {found['error']}{' |' * (len(_COLUMNS) - 5)}"
     numbers = estimate(found, found["steps"], {})
