@@ -69,6 +69,7 @@ _COLUMNS = (
     *("step", "size", "slice", "mesh", "peak, GiB", "fits", "ms", "MFU", "by cycles"),
     *("FLOPs", "tokens/s/chip", "rows/s/host", "hours", "chip-hours"),
 )
+_NAMES = {"large": "Large", "xl": "XL", "xxl": "XXL"}
 _XXL = "gin/models/t5_1_1_xxl.gin"
 
 
@@ -128,14 +129,22 @@ def table(stored: dict[str, Any]) -> str:
         found = stored.get(row.name)
         if found is not None:
             lines.append(_line(row, found))
-    missing = [row.name for row in rows() if row.name not in stored]
-    lines += ["", f"{len(stored)} of {len(list(rows()))} rows; not compiled yet:"]
-    lines += [", ".join(f"`{name}`" for name in missing) or "none", ""]
-    return "\n".join(lines)
+    lines += ["", f"{len(stored)} of {len(list(rows()))} rows. Not compiled yet:", ""]
+    return "\n".join([*lines, *_missing(stored), ""])
+
+
+def _missing(stored: dict[str, Any]) -> Iterator[str]:
+    """A line for every slice that lacks rows."""
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for row in rows():
+        if row.name not in stored:
+            lacking.setdefault((row.size, row.topology), []).append(f"`{row.recipe}`")
+    for (size, topology), recipes in lacking.items():
+        yield f"* {_NAMES[size]} on {topology}: {', '.join(recipes)}"
 
 
 def _line(row: Row, found: dict[str, Any]) -> str:
-    begin = f"| `{row.recipe}` | {row.size.capitalize()} | {row.topology} |"
+    begin = f"| `{row.recipe}` | {_NAMES[row.size]} | {row.topology} |"
     if "error" in found:
         return f"{begin} | | {found['error']}{' |' * (len(_COLUMNS) - 5)}"
     numbers = estimate(found, found["steps"], {})

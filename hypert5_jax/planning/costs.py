@@ -14,6 +14,7 @@ a loop's body as often as it is run, and each operation is given
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 
 from hypert5_jax.planning.chips import NETWORK_BANDWIDTH, Chip
@@ -25,6 +26,7 @@ from hypert5_jax.planning.traffic import traffic
 # Run what they call instead of being an operation.
 _CALLS = ("call", "conditional", "async-start", "custom-call")
 NETWORK_AXIS = "slice"
+_STARTS = "AsyncCollectiveStart"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +195,7 @@ def _operations(
         yield _collective(one, around, times, chip, mesh)
         return
     if one.opcode == "fusion":
-        inner = module.computations[one.called[0]]
-        for each in inner.values():
-            if kind_of(each) is not None:
-                yield _collective(each, inner, times, chip, mesh)
+        yield from _sent_inside(module, one, times, chip, mesh)
         products, vectors = operations(module, one.called[0])
     else:
         products = product_flops(one, around)
@@ -223,6 +222,38 @@ def _operations(
         early=one.opcode.endswith("-start"),
         seconds=times * seconds,
         slow_seconds=times * max(seconds, cycles / chip.clock),
+    )
+
+
+def _sent_inside(
+    module: Module, fusion: Instruction, times: int, chip: Chip, mesh: Mesh
+) -> Iterator[Operation]:
+    """The collectives of a fusion, which TPUs have.
+
+    One that is started early goes through several fusions that compute meanwhile, and
+    stands in each of them: it is counted where it starts.
+    """
+    inner = module.computations[fusion.called[0]]
+    starts = any(one.called_target == _STARTS for one in inner.values())
+    for one in inner.values():
+        if kind_of(one) is None:
+            continue
+        found = _collective(one, inner, times, chip, mesh)
+        if starts:
+            yield dataclasses.replace(found, early=True)
+        elif one.attribute("channel_id") not in _started(module):
+            yield found
+
+
+@functools.lru_cache(maxsize=1)
+def _started(module: Module) -> frozenset[str]:
+    """Channels of the collectives that a fusion starts early."""
+    return frozenset(
+        one.attribute("channel_id")
+        for inner in module.computations.values()
+        if any(one.called_target == _STARTS for one in inner.values())
+        for one in inner.values()
+        if kind_of(one) is not None
     )
 
 

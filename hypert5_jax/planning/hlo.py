@@ -101,10 +101,14 @@ class Instruction:
         return int(found[1]) if found else 0
 
     @property
+    def called_target(self) -> str:
+        """What a custom call calls."""
+        return self.attribute("custom_call_target").strip('"')
+
+    @property
     def kernel(self) -> bool:
         """Whether it is one that somebody wrote by hand (Pallas)."""
-        target = self.attribute("custom_call_target")
-        return self.opcode == "custom-call" and target == '"tpu_custom_call"'
+        return self.called_target == "tpu_custom_call"
 
     def kernel_estimate(self, what: str) -> int | None:
         """What a kernel's author says it takes: "flops" or "bytes_accessed"."""
@@ -119,7 +123,7 @@ class Instruction:
         return sum(shape.nbytes for shape in self.shapes)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Module:
     """A whole module.
 

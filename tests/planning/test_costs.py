@@ -246,3 +246,29 @@ ENTRY %main (a: f32[64,64]) -> f32[64,64] {
     found = costs.cost(hlo.parse(text), CHIP, MESH)
     assert found.flops == 2 * 64**3
     assert list(found.sent) == [("all-reduce", ("data", "fsdp"))]
+
+
+def test_a_collective_that_goes_through_several_fusions_is_one_that_overlaps():
+    gather = (
+        "all-gather(%p{n}), channel_id=7, replica_groups=[2,4]<=[8], dimensions={{0}}"
+    )
+
+    def part(n, target):
+        return f"""%part{n} (p{n}: f32[16,64]) -> f32[64,64] {{
+  %p{n} = f32[16,64]{{1,0}} parameter(0)
+  %all{n} = f32[64,64]{{1,0}} {gather.format(n=n)}
+  ROOT %out{n} = f32[64,64]{{1,0}} custom-call(%all{n}), custom_call_target="{target}"
+}}
+"""
+
+    targets = ("AsyncCollectiveStart", "AsyncCollectiveStep", "AsyncCollectiveDone")
+    lines = [part(n, target) for n, target in enumerate(targets)]
+    fused = "  %f{n} = f32[64,64]{{1,0}} fusion(%a), kind=kCustom, calls=%part{n}"
+    lines += ["ENTRY %main (a: f32[16,64]) -> f32[64,64] {"]
+    lines += ["  %a = f32[16,64]{1,0} parameter(0)"]
+    lines += [fused.format(n=n) for n in range(3)] + ["}"]
+    found = costs.cost(hlo.parse("\n".join(lines)), CHIP, MESH)
+    nbytes = 3 * 16 * 64 * 4
+    assert found.sent == {("all-gather", ("fsdp",)): (1, nbytes)}
+    stops, early = found.collective_seconds
+    assert stops == 0 and early > 0

@@ -81,7 +81,6 @@ def test_every_program_of_a_recipe_is_planned_and_searched(tmp_path, capsys):
         (["--topology=v5e:2x2", "--programs=trian"], "none of train"),
         (["--topology=v5e:2x2", "--prices=v5x=1"], "expected such as v5p=4.20"),
         (["--topology=v5e:2x2", "--largest_batch", "--programs="], "TPU's compiler"),
-        (["--topology=v5e:2x2", "--gin.MeshConfig.fsdp=8"], "fsdp"),
     ],
 )
 def test_mistakes_end_with_a_message_and_code_2(tmp_path, capsys, wrong, says):
