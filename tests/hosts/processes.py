@@ -91,7 +91,7 @@ class Run:
         """Sends one process a signal."""
         self.processes[index].send_signal(number)
 
-    def ended(self, timeout: float = 180) -> list[Ended]:
+    def ended(self, timeout: float = 600) -> list[Ended]:
         """Waits for all of them; kills what is left when the time is over."""
         deadline = time.monotonic() + timeout
         found = []

@@ -14,7 +14,7 @@ RECIPE = """
 include "gin/runs/multitask.gin"
 include "gin/runs/held_out.gin"
 include "gin/runs/judged.gin"
-include "gin/variants/hypert5_prefix.gin"
+include "gin/variants/{variant}.gin"
 include "{home}/sizes.gin"
 MODEL_DIR = "{home}/run"
 INITIAL_CHECKPOINT_PATH = None
@@ -29,19 +29,27 @@ PROTOCOL = "p3"
 EvaluationData.limit = 10
 EvaluationData.tasks = ("t0", "t1")
 EVALUATION_BATCH_SIZE = 8
-CONTEXTS = ("real", "other_task")
+CONTEXTS = {contexts}
 PREPARED_DIR = "{home}/prepared"
 MeshConfig.fsdp = 2
 """
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
+CONTEXTS = {"t5_mtf": ("real",), "hypert5_prefix": ("real", "other_task")}
+
+
+@pytest.fixture(
+    scope="module",
+    params=["t5_mtf", pytest.param("hypert5_prefix", marks=pytest.mark.slow)],
+)
+def home(request, tmp_path_factory):
     home = tmp_path_factory.mktemp("hosts")
     for split in ("train", "test"):
         prepare(home / "prepared", split=split)
     (home / "sizes.gin").write_text(SIZES + TRAIN)
-    (home / "recipe.gin").write_text(RECIPE.format(home=home))
+    variant = request.param
+    recipe = RECIPE.format(home=home, variant=variant, contexts=CONTEXTS[variant])
+    (home / "recipe.gin").write_text(recipe)
     return home
 
 
@@ -77,7 +85,7 @@ def test_train_held_out_and_judged_are_those_of_one_process(home, one):
     ]
     assert saved[0]["about"] == saved[1]["about"]
     # One speaks.
-    assert "done: 2 of 2 steps" in first.out and "done: 4 units" in first.out
+    assert "done: 2 of 2 steps" in first.out and "units of 2 tasks" in first.out
     assert "toy 2/2" in first.err
     assert not [line for line in second.out.splitlines() if "Gloo" not in line]
     assert not second.err
