@@ -62,8 +62,9 @@ def test_a_thousand_steps_need_no_more_memory_and_get_no_slower(tmp_path):
     )
     assert done.returncode == 0
     rows = json.loads((tmp_path / "rows.json").read_text())
-    warm = [row for row in rows if row["step"] >= 500]
-    assert warm[-1]["rss_mib"] - warm[0]["rss_mib"] < 20, rows
+    # The held-out loss is compiled at step 500.
+    warm = [row["rss_mib"] for row in rows if row["step"] >= 600]
+    assert max(warm) - warm[0] < 10, rows
     speeds = [row["steps_per_second"] for row in rows]
     # Other work on the machine comes and goes: the fastest of each half count.
     assert max(speeds[5:]) > 0.7 * max(speeds[:5]), rows
