@@ -237,8 +237,7 @@ class CheckpointStore:
     def _drop_old(self, newest: int) -> None:
         """Drops what is older than `newest`, a whole step, and neither kept nor best.
 
-        A later step can only be a broken one that was passed over: it counts for nothing
-        and waits to be written anew.
+        A later step can only be a broken one, passed over until it is written anew.
         """
         older = [step for step in self.steps() if step <= newest]
         sealed = [
@@ -252,11 +251,10 @@ class CheckpointStore:
         scored = [(sign * s.metrics[name], s.step) for s in sealed if name in s.metrics]
         if scored:
             kept.add(min(scored)[1])  # of equal values the earliest
-        for step in older:
-            if step not in kept:
-                # Unsealed first: half of a step is never taken for a whole one.
-                (self.directory / str(step) / manifest.NAME).unlink(missing_ok=True)
-                (self.directory / str(step)).rmtree()
+        for place in (self.directory / str(s) for s in older if s not in kept):
+            # Unsealed first: half of a step is never taken for a whole one.
+            (place / manifest.NAME).unlink(missing_ok=True)
+            place.rmtree()
 
     def _failed(self, error: BaseException) -> UserError:
         with contextlib.suppress(OSError):  # it may not be written to at all
@@ -368,8 +366,7 @@ def _find(path: epath.Path) -> epath.Path | None:
 
 def _reason(error: BaseException) -> str:
     """The error in a line; of TensorStore's call chain only what the system said."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))
     return (str(error) or repr(error)).splitlines()[0][:300]
 
