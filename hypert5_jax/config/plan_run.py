@@ -226,7 +226,9 @@ def search(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json
         say("nothing fits")
     else:
         cells = report.table_row(*cheapest)
-        say(f"cheapest that fits: {cells[0]}, {cells[1]}, ${cells[-1]} ({PRICED})")
+        known = "that fits" if cheapest[0]["fits"] else "(whether it fits: unknown)"
+        priced = "" if arguments.prices else f" ({PRICED})"
+        say(f"cheapest {known}: {cells[0]}, {cells[1]}, ${cells[-1]}{priced}")
     told = {
         "recipe": list(arguments.recipe.files),
         "steps": run.train.steps,
