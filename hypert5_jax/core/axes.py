@@ -9,6 +9,8 @@ BATCH = "batch"
 COPY_BATCH = "copy_batch"
 LENGTH = "length"
 EMBED = "embed"
+# The same axis of a gradient that the devices are about to add up.
+SUMMED_EMBED = "summed_embed"
 VOCAB = "vocab"
 MLP = "mlp"
 HEADS = "heads"
@@ -30,6 +32,7 @@ ALL = (
     COPY_BATCH,
     LENGTH,
     EMBED,
+    SUMMED_EMBED,
     VOCAB,
     MLP,
     HEADS,

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hypert5_jax.core import axes
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import per_device
-from hypert5_jax.parallel.mesh import BATCH_AXES, COPY_AXES, FSDP, MODEL
+from hypert5_jax.parallel.mesh import BATCH_AXES, COPY_AXES, FSDP, MODEL, SLICE
 
 Tree = Any
 Rules = tuple[tuple[str, Any], ...]
@@ -55,8 +55,15 @@ def _total(rules: Rules) -> Rules:
 
 
 def activate():
-    """Context in which the models' logical constraints follow these rules."""
-    return nn.logical_axis_rules(_total(RULES))
+    """Context in which the models' logical constraints follow these rules.
+
+    To be entered within jax.set_mesh.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    # Between slices parts of gradients are added up, never whole ones.
+    slices = 1 if mesh.empty else mesh.shape[SLICE]
+    more = ((axes.SUMMED_EMBED, FSDP),) if slices > 1 else ()
+    return nn.logical_axis_rules(_total(RULES + more))
 
 
 def inactive():

@@ -61,15 +61,15 @@ def gathered(kernel: Array, names: tuple[str, str], dtype: Any) -> Array:
     """The kernel in another dtype, whole but for what tensor parallelism splits.
 
     Devices that share parameters (FSDP) are told to collect a kernel where it is used, in
-    the narrow dtype, and to add its gradient up whole before each keeps its part, which
-    compilers turn into a scattering sum. Left alone, the TPU compiler splits each product
-    into a loop over devices, which takes it many times as long to compile.
+    the narrow dtype, and (in one slice) to add its gradient up whole before each keeps its
+    part, which compilers turn into a scattering sum. Left alone, the TPU compiler splits
+    each product into a loop over devices, which takes it many times as long to compile.
     """
-    return nn.with_logical_constraint(kernel.astype(dtype), _whole(names))
+    return nn.with_logical_constraint(kernel.astype(dtype), _with_embed(names, None))
 
 
-def _whole(names: tuple[str, str]) -> tuple[str | None, ...]:
-    return tuple(None if name == axes.EMBED else name for name in names)
+def _with_embed(names: tuple[str, str], embed: str | None) -> tuple[str | None, ...]:
+    return tuple(embed if name == axes.EMBED else name for name in names)
 
 
 def _gathered_forward(kernel: Array, names: tuple[str, str], dtype: Any):
@@ -79,7 +79,8 @@ def _gathered_forward(kernel: Array, names: tuple[str, str], dtype: Any):
 def _gathered_backward(
     names: tuple[str, str], dtype: Any, like: Array, gradient: Array
 ):
-    gradient = nn.with_logical_constraint(gradient, _whole(names))
+    summed = _with_embed(names, axes.SUMMED_EMBED)
+    gradient = nn.with_logical_constraint(gradient, summed)
     return (nn.with_logical_constraint(gradient, names).astype(like.dtype),)
 
 

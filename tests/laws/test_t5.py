@@ -81,7 +81,16 @@ def test_fused_attention_is_plain_attention(adaptation, remat):
         adaptation=adaptation, prefix=VARIANT.prefix, downstream_dropout=True
     )
     config = dataclasses.replace(TINY, dropout_rate=0.3)
-    params = random_params(System(config, variant))
+    # A random LoRA as it is makes weights so sharp that one unit in the last place of the
+    # parameters moves some gradients by 2e-4.
+    params = trees.unflatten(
+        {
+            name: 0.2 * array if "/output/" in name else array
+            for name, array in trees.flatten(
+                random_params(System(config, variant))
+            ).items()
+        }
+    )
     # Contexts that are empty: nothing is visible, everything attended alike.
     batch = random_batch()
     batch.hyper_inputs[1] = 0
@@ -91,8 +100,7 @@ def test_fused_attention_is_plain_attention(adaptation, remat):
         dataclasses.replace(config, attention="fused", remat=remat), *given
     )
     np.testing.assert_allclose(fused[0], plain[0], rtol=1e-6)
-    # The random LoRA makes sharp weights, whose gradients cancel most.
-    assert largest_relative_difference(fused[1], plain[1]) < 1e-4
+    assert largest_relative_difference(fused[1], plain[1]) < 2e-5
 
 
 def test_fused_attention_keeps_no_float32_scores(params):
