@@ -21,6 +21,7 @@ class PlanArguments:
       programs: of steps.PROGRAMS.
       search: every mesh of every topology, in a table.
       largest_batch: look for it.
+      quick: without the compiler's search for tiles.
       trace: name the most expensive operations.
       json: file that the plan is written to, or None.
       cache: folder of what was compiled.
@@ -33,6 +34,7 @@ class PlanArguments:
     search: bool
     largest_batch: bool
     trace: bool
+    quick: bool
     json: str | None
     cache: str
     prices: Mapping[str, float]
@@ -66,6 +68,11 @@ def parse(argv: Sequence[str], description: str) -> PlanArguments:
     parser.add_argument(
         "--trace", action="store_true", help="the most expensive operations"
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="memory and FLOPs in a fifth of the time; nothing of the compiler's cycles",
+    )
     parser.add_argument("--json", metavar="FILE", help="write all of it there")
     parser.add_argument(
         "--cache", default="runs/plans", metavar="DIR", help="default: %(default)s"
@@ -96,6 +103,7 @@ def parse(argv: Sequence[str], description: str) -> PlanArguments:
         search=own.search,
         largest_batch=own.largest_batch,
         trace=own.trace,
+        quick=own.quick,
         json=own.json,
         cache=own.cache,
         prices=_prices(own.prices),

@@ -29,6 +29,7 @@ class Request:
       program: of steps.PROGRAMS.
       compiler: whether libtpu is there.
       cache: folder of what was compiled before.
+      quick: of compiled.compiler_name.
       mesh: {axis: devices} that take the place of the recipe's, or None.
       batch: target examples of the global batch, or None.
     """
@@ -40,6 +41,7 @@ class Request:
     program: str
     compiler: bool
     cache: str
+    quick: bool = False
     mesh: dict[str, int] | None = None
     batch: int | None = None
 
@@ -57,7 +59,7 @@ def answer(request: Request) -> dict[str, Any]:
     topology = topologies.read(request.topology)
     devices = topologies.devices(topology, request.compiler)
     program = steps.program(run, request.program, devices)
-    name = compiled.compiler_name(request.compiler)
+    name = compiled.compiler_name(request.compiler, request.quick)
     key = compiled.key_of(program, topology, name)
     file = epath.Path(request.cache) / f"{key}.gz"
     if not file.exists():

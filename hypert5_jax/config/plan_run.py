@@ -63,6 +63,7 @@ class Compiler:
             program,
             self.has_libtpu,
             self._arguments.cache,
+            self._arguments.quick,
             mesh,
             batch,
         )

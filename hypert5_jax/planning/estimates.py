@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypert5_jax.planning.chips import CHIPS, CHIPS_PER_HOST
+from hypert5_jax.planning.compiled import QUICK
 from hypert5_jax.planning.topologies import read
 
 Json = Mapping[str, Any]
@@ -19,7 +20,8 @@ class Estimate:
       flops_ratio: compiled FLOPs of all devices over model FLOPs: what is computed again
         or for nothing.
       mfu: model FLOPs a second over the chips' peak.
-      slow_seconds, slow_mfu: the same by the compiler's cycles.
+      slow_seconds, slow_mfu: the same by the compiler's cycles; None where they mean
+        nothing, as it compiled quickly.
       tokens_per_second: of one chip.
       rows_per_second: examples that each host has to read.
       hours: of all steps.
@@ -30,8 +32,8 @@ class Estimate:
     seconds: float
     flops_ratio: float
     mfu: float
-    slow_seconds: float
-    slow_mfu: float
+    slow_seconds: float | None
+    slow_mfu: float | None
     tokens_per_second: float
     rows_per_second: float
     hours: float
@@ -55,13 +57,14 @@ def estimate(
     chip = read(measured["topology"]).chip
     chips, seconds = measured["chips"], costs["seconds"]
     hours = steps * seconds / 3600
+    slow = None if measured["compiler"].endswith(QUICK) else costs["slow_seconds"]
     ideal = measured["model_flops"] / (chips * chip.peak_flops)
     return Estimate(
         seconds=seconds,
         flops_ratio=costs["flops"] * chips / measured["model_flops"],
         mfu=ideal / seconds,
-        slow_seconds=costs["slow_seconds"],
-        slow_mfu=ideal / costs["slow_seconds"],
+        slow_seconds=slow,
+        slow_mfu=None if slow is None else ideal / slow,
         tokens_per_second=measured["tokens"] / seconds / chips,
         rows_per_second=measured["rows"] / seconds / max(chips / CHIPS_PER_HOST, 1),
         hours=hours,

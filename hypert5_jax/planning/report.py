@@ -94,13 +94,17 @@ def _sent(costs: Json) -> Iterator[str]:
 def _time(measured: Json, found: Estimate) -> Iterator[str]:
     costs = measured["costs"]
     parts = ", ".join(f"{name} {s * 1e3:,.0f}" for name, s in costs["parts"].items())
+    slow, slow_mfu = "", ""
+    if found.slow_seconds is not None and found.slow_mfu is not None:
+        slow = f", {found.slow_seconds * 1e3:,.1f} by the compiler's cycles"
+        slow_mfu = f" ({found.slow_mfu:.1%} by the compiler's cycles)"
     yield (
         f"  time: {found.seconds * 1e3:,.1f} ms with every operation at the chip's full "
-        f"rate, {found.slow_seconds * 1e3:,.1f} by the compiler's cycles"
+        f"rate{slow}"
     )
     yield f"    ms of {parts}"
     yield (
-        f"  MFU {found.mfu:.1%} ({found.slow_mfu:.1%} by the compiler's cycles), "
+        f"  MFU {found.mfu:.1%}{slow_mfu}, "
         f"{found.tokens_per_second:,.0f} tokens a second and chip"
     )
     if measured["program"] == "train":
