@@ -71,7 +71,7 @@ parity: $(PARITY_INSTALLED)  ## our T5, formats and decoding against Hugging Fac
 	OPTIMISED=1 $(BIN)/python -m pytest -q -m parity tests/t5 tests/checkpoints tests/inference
 
 test-plan: $(LIBTPU_INSTALLED)  ## plans made with the TPU compiler (installs libtpu)
-	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest -q --durations=10 -m tpu_compiler tests/planning
+	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest -q --durations=10 -m "tpu_compiler and not slow" tests/planning
 
 bench: $(PARITY_INSTALLED)  ## our training step against Hugging Face's (installs torch)
 	$(KEEP_MEMORY) $(BIN)/python benchmarks/train_step.py

@@ -14,12 +14,7 @@ from hypert5_jax.planning.chips import CHIPS
 from hypert5_jax.planning.collectives import Mesh
 from hypert5_jax.planning.costs import cost
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not topologies.has_compiler(), reason="libtpu, which compiles, is not installed"
-    ),
-]
+pytestmark = pytest.mark.tpu_compiler
 
 # JAX reads its environment once: programs are compiled in a process for their slice.
 PROGRAM = """
@@ -102,6 +97,20 @@ TINY = (
 )
 
 
+def test_a_quick_plan_says_what_fits_and_nothing_of_cycles(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    command = [*TINY, f"--cache={tmp_path}", f"--json={file}", "--programs=train"]
+    assert cli.exit_code(door.main, [*command, "--quick"]) == 0
+    said = capsys.readouterr().out
+    assert "fits" in said and "cycles" not in said
+    train = json.loads(file.read_text())["programs"]["train"]
+    assert train["fits"] and train["compiler"].endswith("quick")
+    assert 1.0 <= train["estimate"]["flops_ratio"] < 1.4  # with full rematerialisation
+    kinds = {one["kind"] for one in train["costs"]["sent"]}
+    assert "all-gather" in kinds  # of FSDP's parameters
+
+
+@pytest.mark.slow
 def test_a_plan_of_every_program_and_its_largest_batch(tmp_path, capsys):
     file = tmp_path / "plan.json"
     command = [*TINY, f"--cache={tmp_path}", f"--json={file}", "--largest_batch"]
