@@ -29,7 +29,7 @@ from hypert5_jax.planning.estimates import estimate
 ROOT = Path(__file__).resolve().parents[1]
 FACTS, DOCS = ROOT / "docs" / "plans.json", ROOT / "docs" / "plans.md"
 # The table of DOCS stands between these.
-HEADINGS = ("## The table", "## What the numbers are not")
+HEADINGS = ("## The table", "## What limits the step")
 
 # The most asked for first. XXL is XL's recipe with the model's sizes.
 _LARGE = (
