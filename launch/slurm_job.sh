@@ -8,7 +8,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-stopped=143 # launch/attempt.py: everything saved, start it again
+# launch/attempt.py: everything saved, start it again; or another node's process was lost.
+stopped=143 lost=75
 
 # This script itself gets SIGTERM when the job is cancelled or preempted, not before the
 # time limit.
@@ -18,7 +19,8 @@ trap 'ended=1' TERM
 code=0
 srun --kill-on-bad-exit=1 .venv/bin/python launch/attempt.py "$@" || code=$?
 echo "attempt $((${SLURM_RESTART_COUNT:-0} + 1)) ended with $code"
-if [[ $code == "$stopped" && -z $ended && ${SLURM_RESTART_COUNT:-0} -lt 100 ]]; then
+if [[ ($code == "$stopped" || $code == "$lost") && -z $ended &&
+  ${SLURM_RESTART_COUNT:-0} -lt 100 ]]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

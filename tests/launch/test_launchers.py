@@ -233,6 +233,7 @@ def test_a_slurm_job_is_submitted_with_its_command(fakes: Fakes) -> None:
         ("exit 2", 0, 2, False),  # the user's mistake
         ("exit 1", 0, 1, False),
         ("exit 143", 0, 143, True),  # saved ahead of the time limit
+        ("exit 75", 0, 75, True),  # another node's process was lost
         ("exit 143", 100, 143, False),  # not for ever
         ("kill -TERM $PPID; exit 143", 0, 143, False),  # cancelled, or SLURM requeues
     ],
