@@ -84,6 +84,7 @@ class CheckpointStore:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._saving = -1
+        self._told = False  # whether a failure was
 
     def save(
         self,
@@ -169,7 +170,11 @@ class CheckpointStore:
         finally:
             if self._writer is not None:
                 writer, self._writer = self._writer, None
-                writer.close()
+                try:
+                    writer.close()
+                except Exception as error:
+                    if not self._told:  # it comes back from more than one thread
+                        raise self._failed(error) from error
 
     def steps(self) -> list[int]:
         """Steps that have a directory, whole or not, oldest first."""
@@ -257,6 +262,7 @@ class CheckpointStore:
             place.rmtree()
 
     def _failed(self, error: BaseException) -> UserError:
+        self._told = True
         with contextlib.suppress(OSError):  # it may not be written to at all
             self._remove_unfinished()
         whole = [s for s in self.steps() if _saved(self.directory / str(s)) is not None]

@@ -6,6 +6,7 @@ import resource
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from hypert5_jax.checkpoints import manifest
@@ -173,3 +174,27 @@ def test_a_relative_folder_is_one_too(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         params["hypermodel"]["a"]["kernel"], PARAMS["hypermodel"]["a"]["kernel"] * 3
     )
+
+
+def test_a_failure_is_told_once_although_it_comes_back(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", fails)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "close", fails)
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    with pytest.raises(UserError, match="step 1 could not be written.*No space left"):
+        store.save(1, PARAMS, OPTIMISER, {})
+    store.close()
+
+
+def test_a_failure_of_the_last_moment_is_told_too(tmp_path, monkeypatch):
+    def fails(self):
+        raise OSError(28, "No space left on device")
+
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    store.save(1, PARAMS, OPTIMISER, {})
+    store.wait()
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "close", fails)
+    with pytest.raises(UserError, match="No space left"):
+        store.close()
