@@ -108,9 +108,15 @@ class Dense(nn.Module):
         return jnp.einsum(
             "...d,df->...f",
             x.astype(self.dtype),
-            gathered(kernel, self.kernel_axes, jnp.dtype(self.dtype)),
+            self._used(kernel),
             preferred_element_type=self.out_dtype or self.dtype,
         )
+
+    def _used(self, kernel: Array) -> Array:
+        """The kernel as the product takes it; one device has nothing to collect."""
+        if jax.sharding.get_abstract_mesh().size <= 1:
+            return kernel.astype(self.dtype)
+        return gathered(kernel, self.kernel_axes, jnp.dtype(self.dtype))
 
 
 class LayerNorm(nn.Module):

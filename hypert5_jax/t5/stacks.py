@@ -74,11 +74,13 @@ def _remat(layer: type[nn.Module], cfg: T5Config, static: tuple[int, ...]) -> An
     if cfg.remat == "none":
         return layer
     policies = jax.checkpoint_policies
-    policy = policies.save_only_these_names(LARGEST)
-    if cfg.remat == "minimal":
-        policy = policies.save_from_both_policies(
-            policy, policies.dots_with_no_batch_dims_saveable
-        )
+    policy = {
+        "full": None,
+        "minimal": policies.dots_with_no_batch_dims_saveable,
+    }[cfg.remat]
+    if cfg.attention == "fused":
+        largest = policies.save_only_these_names(LARGEST)
+        policy = policies.save_from_both_policies(largest, policy or largest)
     return nn.remat(
         layer, prevent_cse=not cfg.scan_layers, static_argnums=static, policy=policy
     )

@@ -192,3 +192,10 @@ def test_dropout_acts_where_the_variant_says(params):
     np.testing.assert_allclose(quiet, plain, rtol=0, atol=1e-5)
     loud = phi_and_logits(dataclasses.replace(VARIANT, downstream_dropout=True))[2]
     assert np.abs(loud - plain).max() > 1e-3
+
+
+def test_one_device_is_told_nothing_of_shared_kernels(params):
+    # What it is told is arithmetic's identity, but compilers round otherwise around it.
+    system = System(TINY, VARIANT)
+    traced = jax.make_jaxpr(lambda p: system.loss(p, random_batch()).total)(params)
+    assert "custom_vjp" not in str(traced)
