@@ -235,7 +235,7 @@ class CheckpointStore:
         Args:
           newest: the newest whole checkpoint.
         """
-        if jax.process_index() == 0:
+        if hosts.is_writer():
             self._remove_unfinished()
             self._drop_old(newest.step)
 

@@ -11,12 +11,10 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper.system import System
 from hypert5_jax.parallel import feed, rules
 from hypert5_jax.parallel.mesh import make_mesh
-from hypert5_jax.training import state as states
+from hypert5_jax.training.abstract import abstract_step
 from hypert5_jax.training.initial import InitialConfig
-from hypert5_jax.training.optimisers import make_optimiser
-from hypert5_jax.training.schedules import make_schedule
 from hypert5_jax.training.settings import TrainConfig
-from hypert5_jax.training.step import make_step
+from hypert5_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ class TrainRun:
             )
 
 
-def check_abstractly(run: TrainRun) -> states.TrainState:
+def check_abstractly(run: TrainRun) -> TrainState:
     """Builds the run without memory: mesh, shardings, one step on abstract arrays.
 
     Returns:
@@ -81,27 +79,7 @@ def check_abstractly(run: TrainRun) -> states.TrainState:
     )
     if run.held_out is not None:
         feed.check_batch(mesh, run.held_out.contexts, run.held_out.batch_size, 1)
-    schedule = make_schedule(run.train.schedule, run.train.steps)
-    axes = run.system.logical_axes()
-    trainable, frozen = jax.eval_shape(
-        lambda params: states.partition(
-            params, run.system.variant.trainable, run.train.frozen_dtype
-        ),
-        run.system.abstract_params(),
-    )
-    train_axes = {group: axes[group] for group in trainable}
-    optimiser = make_optimiser(run.train.optimiser, schedule, train_axes, mesh)
-    shapes = jax.eval_shape(
-        lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
-    )
-    states.state_shardings(mesh, shapes, axes)
-    step = make_step(
-        run.system,
-        optimiser,
-        seed=run.train.seed,
-        microbatches=run.train.microbatches,
-        z_loss=run.train.z_loss,
-    )
+    found = abstract_step(run.system, run.train, mesh)
     with jax.set_mesh(mesh), rules.activate():
-        jax.eval_shape(step, shapes, run.data.batch_shapes())
-    return shapes
+        jax.eval_shape(found.step, found.state, run.data.batch_shapes())
+    return found.state

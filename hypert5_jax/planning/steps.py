@@ -31,12 +31,9 @@ from hypert5_jax.planning.model_flops import (
     phi_flops,
     step_flops,
 )
-from hypert5_jax.training import state as states
-from hypert5_jax.training.optimisers import make_optimiser
-from hypert5_jax.training.schedules import make_schedule
+from hypert5_jax.training.abstract import abstract_step, groups
 from hypert5_jax.training.settings import TrainConfig
 from hypert5_jax.training.state import TrainState
-from hypert5_jax.training.step import make_step
 
 PROGRAMS = ("train", "evaluate", "adapt")
 
@@ -142,36 +139,21 @@ def _train(run: Run, devices: Any) -> Program:
     mesh = make_mesh(run.train.mesh, devices)
     rows = run.rows
     feed.check_batch(mesh, rows.contexts, rows.rows, run.train.microbatches)
-    axes = run.system.logical_axes()
-    trainable, frozen = _groups(run)
-    schedule = make_schedule(run.train.schedule, run.train.steps)
-    optimiser = make_optimiser(
-        run.train.optimiser, schedule, {g: axes[g] for g in trainable}, mesh
-    )
-    shapes = jax.eval_shape(
-        lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
-    )
-    at = states.state_shardings(mesh, shapes, axes)
-    state = _placed(shapes, at)
-    batch = _placed(
-        run.batch, jax.tree.map(lambda _: feed.batch_sharding(mesh), run.batch)
-    )
-    step = make_step(
-        run.system,
-        optimiser,
-        seed=run.train.seed,
-        microbatches=run.train.microbatches,
-        z_loss=run.train.z_loss,
-    )
+    found = abstract_step(run.system, run.train, mesh)
+    state, batch = _placed(found.state, found.shardings), _batch(run, mesh)
     with jax.set_mesh(mesh), rules.activate():
         made = jax.jit(
-            step, donate_argnums=0, out_shardings=(at, rules.replicated(mesh))
+            found.step,
+            donate_argnums=0,
+            out_shardings=(found.shardings, rules.replicated(mesh)),
         )
         lowered = made.lower(state, batch)
     held_here = _held_of_state(state) | {"batch": held(batch)}
     flops = step_flops(run.system, rows).total
     parts = batch_ways(mesh) * run.train.microbatches
-    kept = kept_bytes(run.system, trainable, frozen, run.batch, parts)
+    kept = kept_bytes(
+        run.system, found.state.trainable, found.state.frozen, run.batch, parts
+    )
     return Program(
         "train", lowered, mesh, held_here, flops, tokens(rows), rows.rows, kept
     )
@@ -182,13 +164,9 @@ def tokens(rows: Rows) -> int:
     return rows.rows * (rows.inputs + rows.targets) + rows.contexts * rows.context
 
 
-def _groups(run: Run) -> tuple[Any, Any]:
-    return jax.eval_shape(
-        lambda params: states.partition(
-            params, run.system.variant.trainable, run.train.frozen_dtype
-        ),
-        run.system.abstract_params(),
-    )
+def _batch(run: Run, mesh: Mesh) -> Any:
+    at = feed.batch_sharding(mesh)
+    return _placed(run.batch, jax.tree.map(lambda _: at, run.batch))
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:
@@ -262,9 +240,7 @@ def _held_out(run: Run, devices: Any) -> Program:
     mesh = make_mesh(run.train.mesh, devices)
     feed.check_batch(mesh, run.rows.contexts, run.rows.rows, 1)
     params = _params(run, mesh)
-    batch = _placed(
-        run.batch, jax.tree.map(lambda _: feed.batch_sharding(mesh), run.batch)
-    )
+    batch = _batch(run, mesh)
     with jax.set_mesh(mesh), rules.activate():
         lowered = jax.jit(
             lambda params, batch: run.system.loss(params, batch)._asdict()
@@ -277,7 +253,7 @@ def _held_out(run: Run, devices: Any) -> Program:
 
 
 def _params(run: Run, mesh: Mesh) -> Any:
-    trainable, frozen = _groups(run)
+    trainable, frozen = groups(run.system, run.train)
     params = {**frozen, **trainable}
     axes = run.system.logical_axes()
     return _placed(
