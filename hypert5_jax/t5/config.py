@@ -25,8 +25,8 @@ class T5Config:
       relative_attention_num_buckets, relative_attention_max_distance: T5's.
       scan_layers: stack the layers' parameters and scan over them (compiles one layer);
         False unrolls, same numbers.
-      remat: what the backward pass recomputes: "full" all of a layer, "minimal" all
-        but matrix products with weights, "none" nothing.
+      remat: what the backward pass recomputes: "full" all of a layer but its dropout
+        masks, "minimal" not the matrix products with weights either, "none" nothing.
       attention: "plain" as it is written down; "fused" keeps no float32 scores, which
         on accelerators at long lengths spares most of the memory and of the time, and
         rounds weights before instead of after they are divided by their sum.

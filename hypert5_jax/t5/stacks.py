@@ -21,6 +21,7 @@ from hypert5_jax.t5.blocks import DecoderLayer, EncoderLayer
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.t5.fused_attention import LARGEST
 from hypert5_jax.t5.layers import (
+    DROPOUT_MASK,
     HIDDEN,
     Dense,
     LayerCache,
@@ -74,13 +75,10 @@ def _remat(layer: type[nn.Module], cfg: T5Config, static: tuple[int, ...]) -> An
     if cfg.remat == "none":
         return layer
     policies = jax.checkpoint_policies
-    policy = {
-        "full": None,
-        "minimal": policies.dots_with_no_batch_dims_saveable,
-    }[cfg.remat]
-    if cfg.attention == "fused":
-        largest = policies.save_only_these_names(LARGEST)
-        policy = policies.save_from_both_policies(largest, policy or largest)
+    policy = policies.save_only_these_names(LARGEST, DROPOUT_MASK)
+    if cfg.remat == "minimal":
+        products = policies.dots_with_no_batch_dims_saveable
+        policy = policies.save_from_both_policies(policy, products)
     return nn.remat(
         layer, prevent_cse=not cfg.scan_layers, static_argnums=static, policy=policy
     )

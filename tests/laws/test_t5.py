@@ -13,6 +13,7 @@ from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec, phi_shapes
 from hypert5_jax.t5.network import T5, shift_right
 from hypert5_jax.t5.stacking import stack_layers, unstack_layers
+from tests.jaxprs import equations
 from tests.models import TINY, random_batch, random_params, random_tree
 
 VARIANT = Variant(prefix=PrefixSpec(length=3))
@@ -72,6 +73,22 @@ def test_remat_changes_nothing(params, scanned, remat):
     value, grads = value_and_grads(config, params, random_batch())
     np.testing.assert_allclose(value, scanned[0], rtol=1e-6)
     assert largest_relative_difference(grads, scanned[1]) < 5e-6
+
+
+@pytest.mark.parametrize("remat", ["full", "minimal"])
+def test_remat_draws_no_dropout_mask_twice(params, remat):
+    key = jax.random.key(0)
+
+    def drawn(config):
+        loss = lambda p: System(config, VARIANT).loss(
+            p, random_batch(), dropout_rng=key
+        )
+        gradient = jax.grad(lambda p: loss(p).total)
+        found = equations(jax.make_jaxpr(gradient)(params).jaxpr)
+        return [one.primitive.name for one, _ in found].count("random_bits")
+
+    kept = dataclasses.replace(TINY, dropout_rate=0.3)
+    assert drawn(dataclasses.replace(kept, remat=remat)) == drawn(kept) > 0
 
 
 @pytest.mark.parametrize("adaptation, remat", [("prefix", "full"), ("lora", "none")])

@@ -13,6 +13,7 @@ from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
 from hypert5_jax.planning.model_flops import Rows, answer_flops, phi_flops, step_flops
 from hypert5_jax.t5.config import T5Config
+from tests.jaxprs import equations
 
 # Widths that all differ, so that no two can be taken for one another.
 T5 = T5Config(
@@ -52,24 +53,12 @@ VARIANTS = {
 def products(jaxpr):
     """FLOPs of every dot_general, scans multiplied out."""
     total = 0
-    for equation in jaxpr.eqns:
-        inner = [
-            getattr(value, "jaxpr", value)
-            for value in jax.tree.leaves(
-                list(equation.params.values()),
-                is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
-            )
-            if hasattr(value, "eqns") or hasattr(value, "jaxpr")
-        ]
-        times = (
-            equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        )
-        total += times * sum(products(one) for one in inner)
+    for equation, times in equations(jaxpr):
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             size = math.prod(left[axis] for axis in contracted)
-            total += 2 * size * math.prod(equation.outvars[0].aval.shape)
+            total += times * 2 * size * math.prod(equation.outvars[0].aval.shape)
     return total
 
 
