@@ -5,9 +5,10 @@
     python -m benchmarks.plans --again               # compiles all anew, by the code as it is
     python -m benchmarks.plans --quick               # in a fifth of the time, without cycles
 
-Recipes whose training steps are the same are one row. A row takes minutes; it is written
-into docs/plans.json and docs/plans.md when it is there, so that an interrupted command
-goes on, and a program that was compiled before is found in --cache. Needs libtpu.
+Recipes whose training steps are the same are one row, and listed below the table. A row
+takes minutes; it is written into docs/plans.json and docs/plans.md when it is there, so
+that an interrupted command goes on, and a program that was compiled before is found in
+--cache. Needs libtpu.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hypert5_jax.checkpoints.store import CheckpointConfig
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.plan_arguments import PlanArguments
 from hypert5_jax.config.plan_recipe import run_of
@@ -27,6 +29,7 @@ from hypert5_jax.planning import report, topologies
 from hypert5_jax.planning.estimates import estimate
 
 ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ROOT / "gin" / "recipes"
 FACTS, DOCS = ROOT / "docs" / "plans.json", ROOT / "docs" / "plans.md"
 # The table of DOCS stands between these.
 HEADINGS = ("## The table", "## What limits the step")
@@ -132,15 +135,53 @@ def facts(row: Row, cache: str, quick: bool) -> dict[str, Any]:
     return found | {"steps": run_of(recipe).train.steps}
 
 
+def alike() -> dict[str, list[str]]:
+    """{recipe of a row: the paper's other recipes whose training step is the same}.
+
+    Raises:
+      KeyError: a recipe has a step that no row has.
+    """
+    planned = {_step(row.recipe): row.recipe for row in rows()}
+    found: dict[str, list[str]] = {}
+    for name in paper_recipes():
+        same = planned[_step(name)]
+        if same != name:
+            found.setdefault(same, []).append(name)
+    return found
+
+
+def paper_recipes() -> list[str]:
+    """The paper's training recipes at its own sizes, by path below gin/recipes."""
+    paths = (path.relative_to(RECIPES) for path in RECIPES.rglob("*.gin"))
+    names = sorted(str(p.with_suffix("")) for p in paths if not p.name.startswith("_"))
+    others = ("small/", "peft/", "figure_4/sweep")
+    return [name for name in names if not name.startswith(others)]
+
+
+def _step(recipe: str) -> str:
+    """What decides a recipe's training step and how often it runs."""
+    arguments = gin_files.GinArguments((f"gin/recipes/{recipe}.gin",), ())
+    run = run_of(arguments)
+    # Where checkpoints go and when changes nothing.
+    train = dataclasses.replace(run.train, checkpoints=CheckpointConfig())
+    return repr((run.system, run.rows, train))
+
+
 def table(stored: dict[str, Any]) -> str:
-    """The rows that are there, and how many are not."""
+    """The rows that are there, how many are not, and what they stand for."""
     lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     for row in rows():
         found = stored.get(row.name)
         if found is not None:
             lines.append(_line(row, found))
-    lines += ["", f"{len(stored)} of {len(list(rows()))} rows. Not compiled yet:", ""]
-    return "\n".join([*lines, *_missing(stored), ""])
+    missing = list(_missing(stored))
+    lines += ["", f"{len(stored)} of {len(list(rows()))} rows."]
+    if missing:
+        lines += ["Not compiled yet:", "", *missing]
+    lines += ["", "Recipes whose training step is that of a row:", ""]
+    for recipe, others in alike().items():
+        lines.append(f"* `{recipe}`: {', '.join(f'`{name}`' for name in others)}")
+    return "\n".join([*lines, ""])
 
 
 def _missing(stored: dict[str, Any]) -> Iterator[str]:

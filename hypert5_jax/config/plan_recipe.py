@@ -19,6 +19,11 @@ def run_of(arguments: gin_files.GinArguments) -> Run:
     Raises:
       UserError: they describe no training run, or a sweep of several.
     """
+    settings = gin_files.settings(arguments)
+    if any(name.startswith("TuneRun.") for name in settings):
+        raise UserError(
+            f"{', '.join(arguments.files)} is a recipe of tune; plan knows training runs"
+        )
     if is_sweep(arguments):
         raise UserError(
             f"{', '.join(arguments.files)} is a sweep; plan one of its recipes"

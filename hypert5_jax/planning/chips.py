@@ -1,8 +1,11 @@
 """The chips of Google's TPUs, from public documentation.
 
-Peak, bandwidth and links: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e"
-(cloud.google.com/tpu/docs); links are the interconnect's bits a second and chip of those
-pages, over 8. A page that counts both directions (400 GB/s for v5e) has twice as much.
+Peak, bandwidth, links and network: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p",
+"TPU v6e" (cloud.google.com/tpu/docs). Links are half of the pages' bidirectional bytes a
+second and chip; older pages have bits of one direction, for v6e 3584 Gbit/s instead of
+the 3200 that its page now comes to. The network between slices is the pages' bits a
+second of a pod's (v5e, v6e: of 256 chips) or a chip's (v5p) data centre network; that of
+v4 has none, and counts as v5e.
 
 HBM is what the compiler hands out to a program (its refusals name it, libtpu 0.0.42); the
 pages have 32 GB for v4, 16 for v5e, 95 for v5p and 32 for v6e.
@@ -37,6 +40,7 @@ class Chip:
       peak_flops: bfloat16 operations a second of the matrix units.
       hbm_bandwidth: bytes a second.
       link_bandwidth: bytes a second that a chip sends over all its links to others.
+      network_bandwidth: bytes a second that a chip sends to other slices.
       vector_rate: operations a second of the vector units.
       clock: cycles a second.
       axes: of its torus.
@@ -48,6 +52,7 @@ class Chip:
     peak_flops: float
     hbm_bandwidth: float
     link_bandwidth: float
+    network_bandwidth: float
     vector_rate: float
     clock: float
     axes: int
@@ -63,6 +68,7 @@ CHIPS: Mapping[str, Chip] = {
             peak_flops=275e12,
             hbm_bandwidth=1228e9,
             link_bandwidth=300e9,
+            network_bandwidth=25e9 / 8,
             vector_rate=2 * 16 * 128 * 1.05e9,
             clock=1.05e9,
             axes=3,
@@ -74,6 +80,7 @@ CHIPS: Mapping[str, Chip] = {
             peak_flops=197e12,
             hbm_bandwidth=819e9,
             link_bandwidth=200e9,
+            network_bandwidth=25e9 / 8,
             vector_rate=4 * 8 * 128 * 1.5e9,
             clock=1.5e9,
             axes=2,
@@ -85,6 +92,7 @@ CHIPS: Mapping[str, Chip] = {
             peak_flops=459e12,
             hbm_bandwidth=2765e9,
             link_bandwidth=600e9,
+            network_bandwidth=50e9 / 8,
             vector_rate=2 * 4 * 8 * 128 * 1.75e9,
             clock=1.75e9,
             axes=3,
@@ -94,8 +102,9 @@ CHIPS: Mapping[str, Chip] = {
             name="v6e",
             hbm_bytes=round(31.25 * GIB),
             peak_flops=918e12,
-            hbm_bandwidth=1640e9,
-            link_bandwidth=448e9,
+            hbm_bandwidth=1638e9,
+            link_bandwidth=400e9,
+            network_bandwidth=100e9 / 8,
             vector_rate=4 * 8 * 128 * 1.75e9,
             clock=1.75e9,
             axes=2,
@@ -103,8 +112,3 @@ CHIPS: Mapping[str, Chip] = {
         ),
     )
 }
-# Of a slice of several hosts; a v5e or v6e slice of 8 chips can also be one host.
-CHIPS_PER_HOST = 4
-# Bytes a second that a chip sends to other slices: 100 Gbit/s for a host of four chips,
-# the network of the smallest of these machines.
-NETWORK_BANDWIDTH = 100e9 / 8 / CHIPS_PER_HOST

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 
-from hypert5_jax.planning.chips import NETWORK_BANDWIDTH, Chip
+from hypert5_jax.planning.chips import Chip
 from hypert5_jax.planning.collectives import Mesh, Sent, kind_of, sent
 from hypert5_jax.planning.flops import operations, product_flops, vector_operations
 from hypert5_jax.planning.hlo import Instruction, Module, trip_count
@@ -269,7 +269,7 @@ def _collective(
     if what.kind == "collective-permute":
         rate /= chip.axes  # along one axis of the torus
     if NETWORK_AXIS in what.axes:
-        rate = NETWORK_BANDWIDTH
+        rate = chip.network_bandwidth
     seconds = times * what.nbytes / rate
     return Operation(
         name=one.name,

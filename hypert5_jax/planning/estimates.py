@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from hypert5_jax.planning.chips import CHIPS, CHIPS_PER_HOST
+from hypert5_jax.planning.chips import CHIPS
 from hypert5_jax.planning.compiled import QUICK
 from hypert5_jax.planning.topologies import read
 
@@ -54,7 +54,8 @@ def estimate(
     costs = measured["costs"]
     if costs is None:
         return None
-    chip = read(measured["topology"]).chip
+    topology = read(measured["topology"])
+    chip, hosts = topology.chip, topology.chips / topology.chips_per_host
     chips, seconds = measured["chips"], costs["seconds"]
     hours = steps * seconds / 3600
     slow = None if measured["compiler"].endswith(QUICK) else costs["slow_seconds"]
@@ -66,7 +67,7 @@ def estimate(
         slow_seconds=slow,
         slow_mfu=None if slow is None else ideal / slow,
         tokens_per_second=measured["tokens"] / seconds / chips,
-        rows_per_second=measured["rows"] / seconds / max(chips / CHIPS_PER_HOST, 1),
+        rows_per_second=measured["rows"] / seconds / hosts,
         hours=hours,
         chip_hours=hours * chips,
         dollars=hours * chips * prices.get(chip.name, CHIPS[chip.name].price),

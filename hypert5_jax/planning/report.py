@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hypert5_jax.planning.chips import CHIPS_PER_HOST, GIB
+from hypert5_jax.planning.chips import GIB
 from hypert5_jax.planning.estimates import Estimate
 from hypert5_jax.planning.topologies import read
 
@@ -108,8 +108,9 @@ def _time(measured: Json, found: Estimate) -> Iterator[str]:
         f"{found.tokens_per_second:,.0f} tokens a second and chip"
     )
     if measured["program"] == "train":
+        each = read(measured["topology"]).chips_per_host
         rows = f"{found.rows_per_second:,.0f} rows a second"
-        yield f"  each host of {CHIPS_PER_HOST} chips reads {rows}"
+        yield f"  each host of {each} chips reads {rows}"
 
 
 def _run(found: Estimate, steps: int) -> str:

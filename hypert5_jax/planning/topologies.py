@@ -47,6 +47,13 @@ class Topology:
         return self.slices * math.prod(self.shape)
 
     @property
+    def chips_per_host(self) -> int:
+        """Chips that one machine (VM) drives, as Cloud TPU hands out slices: up to 8 of
+        v5e and v6e come with one, others have one for every 4."""
+        each = math.prod(self.shape)
+        return each if self.chip.axes == 2 and each <= 8 else min(each, 4)
+
+    @property
     def name(self) -> str:
         """As `read` takes it."""
         several = f"{self.slices}*" if self.slices > 1 else ""

@@ -89,6 +89,12 @@ def test_mistakes_end_with_a_message_and_code_2(tmp_path, capsys, wrong, says):
     assert says in capsys.readouterr().err
 
 
+def test_a_recipe_of_tune_is_said_to_be_one(capsys):
+    tune = "--gin_file=gin/recipes/peft/tune_large.gin"
+    assert cli.exit_code(door.main, [tune, "--topology=v5e:2x2"]) == 2
+    assert "is a recipe of tune" in capsys.readouterr().err
+
+
 def test_no_recipe_is_a_mistake_too(capsys):
     assert cli.exit_code(door.main, ["--topology=v5e:2x2"]) == 2
     assert "--gin_file" in capsys.readouterr().err

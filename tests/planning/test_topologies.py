@@ -23,6 +23,21 @@ def test_several_slices_are_one_topology():
     assert (two.slices, two.shape, two.chips, two.name) == (2, (4, 4), 32, "2*v5e:4x4")
 
 
+@pytest.mark.parametrize(
+    ("name", "chips"),
+    # Google's tables of slices: VMs of v6e-8, v5e-16, v5p-8 (4 chips), v5p-16, one chip.
+    [
+        ("v6e:2x4", 8),
+        ("v5e:4x4", 4),
+        ("v5p:2x2x1", 4),
+        ("v5p:2x2x2", 4),
+        ("v5e:1x1", 1),
+    ],
+)
+def test_a_host_drives_as_many_chips_as_cloud_tpu_gives_it(name, chips):
+    assert read(name).chips_per_host == chips
+
+
 def test_every_known_slice_is_read():
     assert KNOWN.keys() == CHIPS.keys()
     for chip, shapes in KNOWN.items():

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from benchmarks import plans
 from hypert5_jax.config.train_run import TrainRun
 from tests.recipes import described
 from tests.recipes.described import FOLDER
@@ -67,6 +68,14 @@ def test_a_header_has_the_command_and_what_it_takes(name):
 def test_the_documentation_lists_every_recipe():
     text = described.DOCS.read_text()
     assert described.with_table(text, stored()) == text, REWRITE
+
+
+def test_the_table_of_plans_has_the_step_of_every_recipe():
+    planned = {row.recipe for row in plans.rows()}
+    alike = plans.alike()  # a step that no row has is an error
+    same = {name for names in alike.values() for name in names}
+    assert alike.keys() <= planned
+    assert planned | same == set(plans.paper_recipes())
 
 
 @pytest.mark.parametrize("name", SWEEPS)
