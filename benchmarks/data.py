@@ -1,10 +1,13 @@
 """Rows per second of the training stream, read from prepared files.
 
-    python benchmarks/data.py [--workers 2 --cores 2 --seconds 10 --repeats 3]
+    python benchmarks/data.py [--form shots --workers 2 --cores 2 --seconds 10 --repeats 3]
 
 Writes prepared mixtures of invented ids of realistic lengths (one seqio task, and so one
-file, per task; the same number of examples in all), and reads each as training does: 16
-shots, context 1024, input 384, target 128. For every number of tasks and every first step
+file, per task; the same number of examples in all), and reads each as training does. The
+form is that of a kind of recipe: "shots" draws 16 shots for a hypermodel's context of
+1024, input 384, target 128 (HyperT5 on P3, MetaICL, S-NI); "fewshot" puts them before the
+input; "alone" has none; "own" reads contexts of 354 tokens that stand with their examples
+(CACLM), input 32, target 128. For every number of tasks and every first step
 a new stream with new worker processes is opened; its first batches are not counted. The
 settings take turns, so that a busy machine is busy for all; medians count. The processor
 time of a row, of all processes together, tells them apart on a busy machine, too.
@@ -32,9 +35,17 @@ from hypert5_jax.data.vocabulary import Vocabulary
 from hypert5_jax.preparation.manifest import Source, write_manifest
 from hypert5_jax.preparation.writer import Item, write_unit
 
-# The sizes of issue and paper: T5's vocabulary, 16 shots, 1024/384/128 tokens.
+# The sizes of the paper: T5's vocabulary, 16 shots, 1024/384/128 tokens; CACLM's of
+# gin/tasks/c4_caclm.gin.
 VOCABULARY = Vocabulary("opaque", size=32_100, extra_ids=100, fingerprint="invented")
-ROW = RowFormat()
+OWN = "own"
+FORMS = {
+    "shots": RowFormat(),
+    "fewshot": RowFormat(context="downstream"),
+    "alone": RowFormat(context="none"),
+    OWN: RowFormat({"hyper_inputs": 384, "inputs": 32, "targets": 128}),
+}
+OWN_CONTEXT = 354
 WANTED_ROWS, WANTED_GIB = 600, 1.5
 
 
@@ -56,7 +67,7 @@ def lengths(rng: np.random.Generator, count: int, median: int, most: int) -> np.
     return np.clip(drawn.astype(np.int64), 1, most)
 
 
-def write_mixture(home: Path, tasks: int, examples: int) -> PreparedMixture:
+def write_mixture(home: Path, form: str, tasks: int, examples: int) -> PreparedMixture:
     """Prepares so many tasks of equal size with `examples` examples together."""
     directory = home / "train"
     directory.mkdir(parents=True)
@@ -64,14 +75,21 @@ def write_mixture(home: Path, tasks: int, examples: int) -> PreparedMixture:
     sources = []
     for task in range(tasks):
         count = examples // tasks
-        # About 64 + 2 + 8 tokens a shot: 16 of them just about fill 1024.
-        inputs, targets = lengths(rng, count, 46, 2000), lengths(rng, count, 6, 400)
-        ids = rng.integers(3, 32_000, int(inputs.sum() + targets.sum())).tolist()
+        if form == OWN:
+            inputs, targets = np.full(count, 32), np.full(count, 127)
+        else:
+            # About 64 + 2 + 8 tokens a shot: 16 of them just about fill 1024.
+            inputs, targets = lengths(rng, count, 46, 2000), lengths(rng, count, 6, 400)
+        own = OWN_CONTEXT if form == OWN else 0
+        total = int(inputs.sum() + targets.sum()) + count * own
+        ids = rng.integers(3, 32_000, total).tolist()
         items, start = [], 0
         for x, y in zip(inputs.tolist(), targets.tolist()):
             middle, end = start + x, start + x + y
-            items.append(Item(None, Example(ids[start:middle], [*ids[middle:end], 1])))
-            start = end
+            context = ids[end : end + own] or None
+            example = Example(ids[start:middle], [*ids[middle:end], 1], context)
+            items.append(Item(None, example))
+            start = end + own
         name, unit = f"task_{task}", f"task_{task}-00000-of-00001"
         write_unit(directory, unit, items, default_task=name)
         sources.append(Source(name, float(count), (), (unit,)))
@@ -114,7 +132,8 @@ def measure(
     """Opens the stream at the setting's step and reads for a while."""
     start = time.perf_counter()
     stream = batches(
-        *(mixture, ROW, args.batch, 0, setting.step), num_workers=args.workers
+        *(mixture, FORMS[args.form], args.batch, 0, setting.step),
+        num_workers=args.workers,
     )
     next(stream)
     setting.opening.append(time.perf_counter() - start)
@@ -133,6 +152,7 @@ def measure(
 def main() -> None:
     """Prints the table, the ratios and whether the targets are met."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--form", choices=FORMS, default="shots")
     parser.add_argument("--tasks", type=int, nargs="+", default=[8, 241, 756])
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 90_000])
     parser.add_argument("--examples", type=int, default=75_600)
@@ -146,16 +166,20 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     with tempfile.TemporaryDirectory() as folder:
         mixtures = {
-            tasks: write_mixture(Path(folder) / f"of_{tasks}", tasks, args.examples)
+            tasks: write_mixture(
+                Path(folder) / f"of_{tasks}", args.form, tasks, args.examples
+            )
             for tasks in args.tasks
         }
-        first = next(batches(mixtures[args.tasks[0]], ROW, args.batch, 0))
-        filled = np.count_nonzero(first.hyper_inputs, axis=1)
-        shots = (first.hyper_inputs == VOCABULARY.y_id).sum(axis=1)
+        row = FORMS[args.form]
+        first = next(batches(mixtures[args.tasks[0]], row, args.batch, 0))
+        context = first.inputs if row.context == "downstream" else first.hyper_inputs
+        filled = np.count_nonzero(context) / args.batch
+        shots = np.count_nonzero(context == VOCABULARY.y_id) / args.batch
         print(
             f"{args.workers} workers on {len(os.sched_getaffinity(0))} cores, batches of "
-            f"{args.batch} rows; a context has {filled.mean():.0f} tokens, "
-            f"{shots.mean():.1f} shots; load of the machine {os.getloadavg()[0]:.1f}"
+            f"{args.batch} rows; a context has {filled:.0f} tokens, "
+            f"{shots:.1f} shots; load of the machine {os.getloadavg()[0]:.1f}"
         )
         settings = [Setting(tasks, step) for tasks in args.tasks for step in args.steps]
         for _ in range(args.repeats):
