@@ -7,6 +7,8 @@ BATCH = "batch"
 # The batch axis where rows come together at one copy of a parameter that stays where it
 # lies, for a product with it.
 COPY_BATCH = "copy_batch"
+# Copies of what all rows of a batch share, one for the rows of each device.
+BATCH_COPIES = "batch_copies"
 LENGTH = "length"
 EMBED = "embed"
 # The same axis of a gradient that the devices are about to add up.
@@ -30,6 +32,7 @@ PHI_OUT = "phi_out"
 ALL = (
     BATCH,
     COPY_BATCH,
+    BATCH_COPIES,
     LENGTH,
     EMBED,
     SUMMED_EMBED,

@@ -39,6 +39,13 @@ RULES: Rules = (
     (axes.HEAD_HIDDEN, MODEL),
     (axes.EMBED, FSDP),
 )
+# Between slices only parts of gradients are added up, and of position biases, which are
+# as large as scores, only the gradient of their table. Within one slice compilers come
+# to as little by themselves, and sooner.
+_BETWEEN_SLICES: Rules = (
+    (axes.SUMMED_EMBED, FSDP),
+    (axes.BATCH_COPIES, BATCH_AXES),
+)
 
 
 def partition_spec(names: tuple[str | None, ...] | None) -> PartitionSpec:
@@ -60,10 +67,8 @@ def activate():
     To be entered within jax.set_mesh.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    # Between slices parts of gradients are added up, never whole ones.
-    slices = 1 if mesh.empty else mesh.shape[SLICE]
-    more = ((axes.SUMMED_EMBED, FSDP),) if slices > 1 else ()
-    return nn.logical_axis_rules(_total(RULES + more))
+    several = not mesh.empty and mesh.shape[SLICE] > 1
+    return nn.logical_axis_rules(_total(RULES + (_BETWEEN_SLICES if several else ())))
 
 
 def inactive():

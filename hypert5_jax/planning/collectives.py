@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hypert5_jax.parallel.mesh import SLICE
 from hypert5_jax.planning.hlo import Instruction
 
 KINDS = (
@@ -17,6 +18,11 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
+
+
+# Between slices a TPU's compiler hands arrays to the hosts, whose network carries out the
+# collective that the attribute names: `send` begins it, `recv-done` waits for its end.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,10 @@ class Sent:
 def kind_of(one: Instruction) -> str | None:
     """Its kind, or None where it is no collective; the end of one that was started
     is none."""
+    between = _BETWEEN_SLICES.search(one.attributes)
+    if one.opcode == "send" and between:
+        named = between[1].lower().replace("_", "-")
+        return named if named in KINDS else "collective-permute"
     opcode = one.opcode.removesuffix("-start")
     return opcode if opcode in KINDS else None
 
@@ -74,22 +84,31 @@ def sent(one: Instruction, around: Mapping[str, Instruction], mesh: Mesh) -> Sen
     """
     kind = kind_of(one)
     assert kind is not None
+    if one.opcode == "send":
+        slices = mesh.sizes[mesh.axes.index(SLICE)]
+        nbytes = _ring(kind, around[one.operands[0]].nbytes, slices)
+        # The compiler begins those of gradients when all are there: nothing hides them.
+        return Sent(kind, (SLICE,), slices, nbytes, overlaps=False)
     groups = _groups(one, mesh)
     pairs = kind == "collective-permute"
     n = 2 if pairs else max((len(group) for group in groups), default=1)
     given = sum(around[name].nbytes for name in one.operands if name in around)
     if pairs:
         # The results of a start hold places for the operand and for two semaphores.
-        nbytes = sum(around[name].nbytes for name in one.operands[:1])
-    elif kind == "all-gather":
-        nbytes = given * (n - 1)
-    elif kind == "all-reduce":
-        nbytes = 2 * given * (n - 1) // n
-    else:
-        nbytes = given * (n - 1) // n
+        given = sum(around[name].nbytes for name in one.operands[:1])
+    nbytes = _ring(kind, given, n)
     moving = [group for group in groups if len(set(group)) > 1]
     overlaps = one.opcode.endswith("-start")
     return Sent(kind, mesh.crossed(moving), n, nbytes if moving else 0, overlaps)
+
+
+def _ring(kind: str, given: int, n: int) -> int:
+    """Bytes that each of n devices sends for a collective over operands of so many."""
+    if kind == "collective-permute":
+        return given
+    if kind == "all-gather":
+        return given * (n - 1)
+    return (2 if kind == "all-reduce" else 1) * given * (n - 1) // n
 
 
 def _groups(one: Instruction, mesh: Mesh) -> list[list[int]]:

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 
+from hypert5_jax.parallel.mesh import SLICE
 from hypert5_jax.planning.chips import Chip
 from hypert5_jax.planning.collectives import Mesh, Sent, kind_of, sent
 from hypert5_jax.planning.flops import operations, product_flops, vector_operations
@@ -25,7 +26,6 @@ from hypert5_jax.planning.traffic import traffic
 
 # Run what they call instead of being an operation.
 _CALLS = ("call", "conditional", "async-start", "custom-call")
-NETWORK_AXIS = "slice"
 _STARTS = "AsyncCollectiveStart"
 
 
@@ -268,7 +268,7 @@ def _collective(
     rate = chip.link_bandwidth
     if what.kind == "collective-permute":
         rate /= chip.axes  # along one axis of the torus
-    if NETWORK_AXIS in what.axes:
+    if SLICE in what.axes:
         rate = chip.network_bandwidth
     seconds = times * what.nbytes / rate
     return Operation(

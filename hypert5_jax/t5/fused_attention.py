@@ -31,7 +31,14 @@ def _scores(query: Array, keys: Array, biases: tuple[Array, ...]) -> Array:
     scores = jnp.einsum(
         "bqhc,bkhc->bhqk", query, keys, preferred_element_type=jnp.float32
     )
-    return functools.reduce(jnp.add, biases, scores)
+    rows = len(query)
+    return functools.reduce(jnp.add, (_for_rows(one, rows) for one in biases), scores)
+
+
+def _for_rows(bias: Array, rows: int) -> Array:
+    """[n, …] -> [b|1, …], each for b / n rows after one another."""
+    n = len(bias)
+    return bias if n in (1, rows) else jnp.repeat(bias, rows // n, axis=0)
 
 
 def largest(
@@ -57,8 +64,8 @@ def exponentials(
 
     Args:
       query, keys: [b, q, h, c] and [b, k, h, c].
-      biases: float32 arrays that broadcast to [b, h, q, k]; the scores are their sum
-        with the product of query and keys.
+      biases: float32 [b|n|1, h|1, q|1, k]; the scores are their sum with the product of
+        query and keys. One of n is for b / n rows after one another.
       top: float32 [b, h, q, 1], what `largest` gives.
     """
     # Not the scores that top was made of: those would have to be stored in between.
@@ -85,6 +92,10 @@ def _backward(kept, gradient: Array):
 
 def _summed_to(gradient: Array, bias: Array) -> Array:
     """The gradient of an array that was broadcast, added up in float32."""
+    n, rows = len(bias), len(gradient)
+    if n not in (1, rows):
+        parts = gradient.reshape(n, rows // n, *gradient.shape[1:])
+        gradient = jnp.sum(parts, axis=1, dtype=jnp.float32)
     shared = tuple(i for i, size in enumerate(bias.shape) if size == 1)
     return jnp.sum(gradient, axis=shared, keepdims=True, dtype=jnp.float32)
 

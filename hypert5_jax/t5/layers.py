@@ -5,6 +5,7 @@ has a bias, the 1/sqrt(head_dim) of attention lives in the query initialiser.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -216,7 +217,8 @@ class Attention(nn.Module):
           x: [b, q, embed].
           keys, values: [b, k, heads, head_dim]; with `heads_lead`, as a cache keeps
             them, [b, heads, k, head_dim].
-          biases: float32 [b|1, heads|1, q|1, k] each, position bias and `HIDDEN`.
+          biases: float32 [b|1, heads|1, q|1, k] each, position bias and `HIDDEN`; in
+            fused attention also [parts, …], each for so many rows after one another.
           phi: this layer's; prefix columns come first and are always visible.
           deterministic: no dropout.
 
@@ -347,9 +349,18 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, query_positions: Array, key_positions: Array, bidirectional: bool
+        self,
+        query_positions: Array,
+        key_positions: Array,
+        bidirectional: bool,
+        parts: int = 1,
     ) -> Array:
-        """float32 [1, heads, q, k] for int32 positions [q] and [k]."""
+        """float32 [parts, heads, q, k] for int32 positions [q] and [k].
+
+        With the parts of `batch_parts`, each part of the batch has a copy of its own, all
+        the same: layers then add up the gradient of each copy, and what devices add up
+        in the end is the gradient of the table.
+        """
         cfg = self.config
         table = self.param(
             "rel_embedding",
@@ -367,4 +378,24 @@ class RelativePositionBias(nn.Module):
         )
         # T5X computes the bias in the activations' dtype; so do we, then widen.
         table = table.astype(cfg.dtype)
-        return jnp.take(table, buckets, axis=1)[None].astype(jnp.float32)
+        if parts == 1:
+            return jnp.take(table, buckets, axis=1)[None].astype(jnp.float32)
+        tables = nn.with_logical_constraint(
+            jnp.broadcast_to(table, (parts, *table.shape)),
+            (axes.BATCH_COPIES, axes.HEADS, axes.RELPOS_BUCKETS),
+        )
+        bias = jnp.take(tables, buckets, axis=2).astype(jnp.float32)
+        return nn.with_logical_constraint(
+            bias, (axes.BATCH_COPIES, axes.HEADS, None, None)
+        )
+
+
+def batch_parts(rows: int) -> int:
+    """Copies of what a batch of so many rows shares: as many as the rules have devices
+    along BATCH_COPIES, where these divide the rows; else 1."""
+    along = dict(nn.get_logical_axis_rules()).get(axes.BATCH_COPIES) or ()
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not along:
+        return 1
+    parts = math.prod(mesh.shape[axis] for axis in along)
+    return parts if rows % parts == 0 else 1

@@ -27,6 +27,7 @@ from hypert5_jax.t5.layers import (
     LayerCache,
     LayerNorm,
     RelativePositionBias,
+    batch_parts,
     dropout,
     mlp_init,
 )
@@ -143,7 +144,10 @@ class Encoder(_Stack):
         """x: [b, k, d] embedded `tokens` int32 [b, k] -> [b, k, d]."""
         cfg = self.config
         positions = jnp.arange(x.shape[1])
-        bias = RelativePositionBias(cfg, name="relpos_bias")(positions, positions, True)
+        parts = batch_parts(x.shape[0]) if cfg.attention == "fused" else 1
+        bias = RelativePositionBias(cfg, name="relpos_bias")(
+            positions, positions, True, parts
+        )
         biases: tuple[Array, ...] = (bias, padding_bias(tokens))
         if cfg.attention == "plain":
             # Once for all layers; fused, float32 [b, h, k, k] is what must not exist.
@@ -204,8 +208,12 @@ class Decoder(_Stack):
         width = x.shape[1] if cache is None else cache.max_length
         queries = start + jnp.arange(x.shape[1])
         keys = jnp.arange(width)
+        fused = cfg.attention == "fused" and cache is None
         bias = RelativePositionBias(cfg, name="relpos_bias")(
-            queries, keys, bidirectional_buckets
+            queries,
+            keys,
+            bidirectional_buckets,
+            batch_parts(x.shape[0]) if fused else 1,
         )
         if causal:
             later = keys[None, :] > queries[:, None]

@@ -33,7 +33,10 @@ SIZES = T5Config(
 )
 LEARNED = Variant(source="learned", trainable=("phi",), context="none")
 SYSTEMS = {
-    "prefix": System(SIZES, Variant(prefix=PrefixSpec(length=3))),
+    "prefix": System(
+        dataclasses.replace(SIZES, attention="fused"),
+        Variant(prefix=PrefixSpec(length=3)),
+    ),
     "lora": System(SIZES, Variant("lora", lora=LoRASpec(rank=2, maps=("out",)))),
     "learned": System(SIZES, dataclasses.replace(LEARNED, prefix=PrefixSpec(length=3))),
     "learned mlp": System(

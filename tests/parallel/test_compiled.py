@@ -48,6 +48,7 @@ SIZES = T5Config(
     num_decoder_layers=4,
     dtype="float32",
     remat="none",
+    attention="fused",
 )
 PREFIX = PrefixSpec(length=3)
 MESH = MeshConfig(slice=2, fsdp=2, model=2)
@@ -195,3 +196,12 @@ def test_it_would_be_seen_if_it_were(monkeypatch):
     assert not whole_output_kernels(PREFIX, fsdp)
     monkeypatch.setattr(rules, "RULES", GATHERED)
     assert whole_output_kernels(PREFIX, fsdp)
+
+
+def test_positions_gradients_come_together_as_a_table(step):
+    """Not as scores, [heads, queries, keys], once for every layer."""
+    module = hlo.parse(step[0])
+    operations = costs.cost(module, CHIPS["v5e"], Mesh(MESH_AXES, (2, 1, 2, 2)))
+    sources = [one.source for one in operations.operations if one.sent is not None]
+    assert any("transpose" in source for source in sources)
+    assert not [source for source in sources if "attention._fused" in source]

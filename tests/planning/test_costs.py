@@ -156,6 +156,30 @@ def test_the_groups_of_a_collective_are_read_however_they_are_written(
     assert found.nbytes == 2 * 256 * (devices - 1) // devices
 
 
+@pytest.mark.parametrize(
+    ("transfer", "kind", "nbytes"),
+    [
+        ("ALL_REDUCE", "all-reduce", 2 * 256 * 2 // 3),
+        ("ALL_GATHER", "all-gather", 2 * 256),
+        ("REDUCE_SCATTER", "reduce-scatter", 256 * 2 // 3),
+        ("ONE_TO_ONE", "collective-permute", 256),
+    ],
+)
+def test_what_hosts_send_between_slices_is_a_collective_too(transfer, kind, nbytes):
+    text = f"""ENTRY %main (a: f32[64]) -> token[] {{
+  %a = f32[64]{{0}} parameter(0)
+  %t = token[] after-all()
+  %s = (f32[64]{{0}}, u32[], token[]) send(%a, %t), channel_id=2, is_host_transfer=true, \
+frontend_attributes={{_xla_megascale_transfer_type="{transfer}"}}
+  ROOT %d = token[] send-done(%s), channel_id=2, is_host_transfer=true
+}}"""
+    module = hlo.parse(text)
+    found = costs.cost(module, CHIP, Mesh(("slice", "fsdp"), (3, 2)))
+    assert found.sent == {(kind, ("slice",)): (1, nbytes)}
+    stops, hidden = found.collective_seconds
+    assert (stops, hidden) == (nbytes / CHIP.network_bandwidth, 0)
+
+
 def test_a_permutation_sends_its_operand_once():
     text = """ENTRY %main (a: f32[64]) -> f32[64] {
   %a = f32[64]{0} parameter(0)

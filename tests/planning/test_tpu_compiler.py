@@ -110,6 +110,19 @@ def test_a_quick_plan_says_what_fits_and_nothing_of_cycles(tmp_path, capsys):
     assert "all-gather" in kinds  # of FSDP's parameters
 
 
+def test_two_slices_add_up_only_their_parts_of_gradients(tmp_path):
+    file = tmp_path / "plan.json"
+    command = [*TINY, f"--cache={tmp_path}", f"--json={file}", "--programs=train"]
+    assert cli.exit_code(door.main, [*command, "--quick", "--topology=2*v5e:2x2"]) == 0
+    train = json.loads(file.read_text())["programs"]["train"]
+    assert train["mesh"] == {"slice": 2, "data": 1, "fsdp": 4, "model": 1}
+    (between,) = (one for one in train["costs"]["sent"] if "slice" in one["axes"])
+    part = train["held"]["trained parameters"]  # of one of the four, float32
+    assert between["axes"] == ["slice"] and between["kind"] == "all-reduce"
+    # Kernels' gradients are bfloat16; the hosts take blocks, small arrays are filled up.
+    assert part / 2 < between["bytes"] < part
+
+
 @pytest.mark.slow
 def test_a_plan_of_every_program_and_its_largest_batch(tmp_path, capsys):
     file = tmp_path / "plan.json"
