@@ -18,7 +18,7 @@ from jax import Array
 
 from hypert5_jax.core import trees
 from hypert5_jax.t5.config import T5Config
-from hypert5_jax.t5.layers import relative_position_bucket
+from hypert5_jax.t5.position_bias import relative_position_bucket
 
 # Head h of a stack starts looking this far, key position minus query position; further
 # heads look everywhere alike.

@@ -26,11 +26,10 @@ from hypert5_jax.t5.layers import (
     Dense,
     LayerCache,
     LayerNorm,
-    RelativePositionBias,
-    batch_parts,
     dropout,
     mlp_init,
 )
+from hypert5_jax.t5.position_bias import RelativePositionBias, batch_parts
 
 PAD = 0
 

@@ -8,6 +8,7 @@ What the compiler makes of that adds the gradients of all devices up. An optimis
 does so by itself is given each device's own: the same step, then, inside shard_map.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from hypert5_jax.parallel.mesh import COPY_AXES, copies
 from hypert5_jax.training.adam1bit import PerDeviceOptimiser
 from hypert5_jax.training.state import TrainState
 
+Tree = Any
 Sums = dict[str, Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
@@ -58,54 +60,16 @@ def make_step(
       UserError: microbatches of several φ learned side by side, each of which owns
         consecutive rows that microbatches would tear apart; or devices that would.
     """
-    if microbatches > 1 and system.variant.learned_batch > 1:
-        raise UserError(
-            f"microbatches={microbatches} with learned_batch="
-            f"{system.variant.learned_batch}: each learned φ owns consecutive rows of "
-            "the batch, which microbatches would tear apart; use microbatches=1"
-        )
     mesh = optimiser.mesh if isinstance(optimiser, PerDeviceOptimiser) else None
+    _require_whole_batches(system.variant.learned_batch, microbatches, mesh)
     devices = 1 if mesh is None else copies(mesh)
-    if mesh is not None and system.variant.learned_batch > 1:
-        raise UserError(
-            f"adam1bit with learned_batch={system.variant.learned_batch}: each learned φ "
-            "owns consecutive rows of the batch, which the devices would tear apart; "
-            "use another optimiser"
-        )
-
-    def gradient(trainable, frozen, batch: Batch, rng: Array):
-        def summed_loss(train):
-            params = {**frozen, **train}
-            sums = system.loss(params, batch, dropout_rng=rng, z_loss=z_loss)
-            return sums.total, sums._asdict()
-
-        (_, sums), grads = jax.value_and_grad(summed_loss, has_aux=True)(trainable)
-        return grads, sums
-
-    def accumulated(state: TrainState, batch: Batch, rng: Array):
-        if microbatches == 1:
-            return gradient(state.trainable, state.frozen, batch, rng)
-        parts = split(batch, microbatches)
-
-        def one_more(carry, part_and_index):
-            part, index = part_and_index
-            part_rng = jax.random.fold_in(rng, index)
-            more = gradient(state.trainable, state.frozen, part, part_rng)
-            return jax.tree.map(jnp.add, carry, more), None
-
-        first = jax.tree.map(lambda leaf: leaf[0], parts)
-        shapes = jax.eval_shape(gradient, state.trainable, state.frozen, first, rng)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (grads, sums), _ = jax.lax.scan(
-            one_more, zeros, (parts, jnp.arange(microbatches))
-        )
-        return grads, sums
+    gradient = functools.partial(_gradient, system, z_loss)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         if mesh is not None:
             rng = jax.random.fold_in(rng, jax.lax.axis_index(COPY_AXES))
-        grads, sums = accumulated(state, batch, rng)
+        grads, sums = _accumulated(gradient, state, batch, rng, microbatches)
         if mesh is not None:
             sums = jax.lax.psum(sums, COPY_AXES)
         # A batch without a single weighted token has gradient 0, not 0 / 0. The mean
@@ -121,6 +85,64 @@ def make_step(
         return state, {**sums, "grad_norm": norm}
 
     return step if mesh is None else _on_each_device(step, mesh)
+
+
+def _require_whole_batches(
+    learned_batch: int, microbatches: int, mesh: Mesh | None
+) -> None:
+    if learned_batch == 1:
+        return
+    if microbatches > 1:
+        raise UserError(
+            f"microbatches={microbatches} with learned_batch={learned_batch}: each "
+            "learned φ owns consecutive rows of the batch, which microbatches would tear "
+            "apart; use microbatches=1"
+        )
+    if mesh is not None:
+        raise UserError(
+            f"adam1bit with learned_batch={learned_batch}: each learned φ owns "
+            "consecutive rows of the batch, which the devices would tear apart; use "
+            "another optimiser"
+        )
+
+
+def _gradient(
+    system: Any, z_loss: float, trainable: Tree, frozen: Tree, batch: Batch, rng: Array
+) -> tuple[Tree, Sums]:
+    """The gradient of the loss summed over target tokens, and LossSums by name."""
+
+    def summed_loss(train: Tree) -> tuple[Array, Sums]:
+        params = {**frozen, **train}
+        sums = system.loss(params, batch, dropout_rng=rng, z_loss=z_loss)
+        return sums.total, sums._asdict()
+
+    (_, sums), grads = jax.value_and_grad(summed_loss, has_aux=True)(trainable)
+    return grads, sums
+
+
+def _accumulated(
+    gradient: Callable[..., tuple[Tree, Sums]],
+    state: TrainState,
+    batch: Batch,
+    rng: Array,
+    microbatches: int,
+) -> tuple[Tree, Sums]:
+    """The same, added up over the parts of a batch, each with randomness of its own."""
+    if microbatches == 1:
+        return gradient(state.trainable, state.frozen, batch, rng)
+    parts = split(batch, microbatches)
+
+    def one_more(carry: Any, part_and_index: Any) -> tuple[Any, None]:
+        part, index = part_and_index
+        part_rng = jax.random.fold_in(rng, index)
+        more = gradient(state.trainable, state.frozen, part, part_rng)
+        return jax.tree.map(jnp.add, carry, more), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    shapes = jax.eval_shape(gradient, state.trainable, state.frozen, first, rng)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (grads, sums), _ = jax.lax.scan(one_more, zeros, (parts, jnp.arange(microbatches)))
+    return grads, sums
 
 
 def _on_each_device(step: Step, mesh: Mesh) -> Step:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hypert5_jax.t5 import layers
+from hypert5_jax.t5 import position_bias
 from tests.t5 import expected, hf_weights, parity
 
 
@@ -72,6 +72,6 @@ def hugging_face_bucket(relative: int, bidirectional: bool) -> int:
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_relative_positions_fall_into_hugging_face_s_buckets(bidirectional):
     offsets = np.arange(-1500, 1501)
-    ours = layers.relative_position_bucket(offsets, bidirectional, 32, 128)
+    ours = position_bias.relative_position_bucket(offsets, bidirectional, 32, 128)
     theirs = [hugging_face_bucket(int(x), bidirectional) for x in offsets]
     np.testing.assert_array_equal(ours, theirs)
