@@ -6,11 +6,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from hypert5_jax.core import axes
 from hypert5_jax.phi.types import StackPhi
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.t5.layers import Attention, LayerCache, LayerNorm, Mlp, dropout
+
+# What each block but a layer's first reads: the first reads what the layer does.
+BLOCK_INPUT = "block_input"
 
 
 class EncoderLayer(nn.Module):
@@ -32,6 +36,7 @@ class EncoderLayer(nn.Module):
         y = LayerNorm(dtype, name="pre_attention_layer_norm")(x)
         y = Attention(cfg, name="attention")(y, y, biases, site, deterministic)
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+        x = checkpoint_name(x, BLOCK_INPUT)
         y = LayerNorm(dtype, name="pre_mlp_layer_norm")(x)
         y = Mlp(cfg, name="mlp")(y, deterministic)
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
@@ -81,6 +86,7 @@ class DecoderLayer(nn.Module):
             y, keys, values, (self_bias,), own, deterministic, heads_lead=cached
         )
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+        x = checkpoint_name(x, BLOCK_INPUT)
 
         y = self.pre_cross_attention_layer_norm(x)
         attention = self.encoder_decoder_attention
@@ -97,6 +103,7 @@ class DecoderLayer(nn.Module):
             y, keys, values, (cross_bias,), cross, deterministic, heads_lead=cached
         )
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)
+        x = checkpoint_name(x, BLOCK_INPUT)
 
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         x = x + dropout(self, y, cfg.dropout_rate, deterministic)

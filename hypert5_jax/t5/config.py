@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import spec
 
-REMAT_POLICIES = ("none", "minimal", "full")
+REMAT_POLICIES = ("full", "blocks", "minimal", "none")
 ATTENTIONS = ("plain", "fused")
 
 
@@ -26,7 +26,8 @@ class T5Config:
       scan_layers: stack the layers' parameters and scan over them (compiles one layer);
         False unrolls, same numbers.
       remat: what the backward pass recomputes: "full" all of a layer but its dropout
-        masks, "minimal" not the matrix products with weights either, "none" nothing.
+        masks, "blocks" not what each of its blocks reads either, "minimal" all but its
+        matrix products with weights, "none" nothing.
       attention: "plain" as it is written down; "fused" keeps no float32 scores, which
         on accelerators at long lengths spares most of the memory and of the time, and
         rounds weights before instead of after they are divided by their sum.

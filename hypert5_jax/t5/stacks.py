@@ -17,7 +17,7 @@ from jax import Array
 
 from hypert5_jax.core import axes
 from hypert5_jax.phi.types import StackPhi
-from hypert5_jax.t5.blocks import DecoderLayer, EncoderLayer
+from hypert5_jax.t5.blocks import BLOCK_INPUT, DecoderLayer, EncoderLayer
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.t5.fused_attention import LARGEST
 from hypert5_jax.t5.layers import (
@@ -75,7 +75,8 @@ def _remat(layer: type[nn.Module], cfg: T5Config, static: tuple[int, ...]) -> An
     if cfg.remat == "none":
         return layer
     policies = jax.checkpoint_policies
-    policy = policies.save_only_these_names(LARGEST, DROPOUT_MASK)
+    more = (BLOCK_INPUT,) if cfg.remat == "blocks" else ()
+    policy = policies.save_only_these_names(LARGEST, DROPOUT_MASK, *more)
     if cfg.remat == "minimal":
         products = policies.dots_with_no_batch_dims_saveable
         policy = policies.save_from_both_policies(policy, products)

@@ -67,7 +67,7 @@ def test_logits_of_scan_and_loop_agree_within_1e_6(params):
     assert np.abs(a - b).max() <= 1e-6 * np.abs(a).max()
 
 
-@pytest.mark.parametrize("remat", ["full", "minimal"])
+@pytest.mark.parametrize("remat", ["full", "blocks", "minimal"])
 def test_remat_changes_nothing(params, scanned, remat):
     config = dataclasses.replace(TINY, remat=remat)
     value, grads = value_and_grads(config, params, random_batch())
@@ -75,7 +75,7 @@ def test_remat_changes_nothing(params, scanned, remat):
     assert largest_relative_difference(grads, scanned[1]) < 5e-6
 
 
-@pytest.mark.parametrize("remat", ["full", "minimal"])
+@pytest.mark.parametrize("remat", ["full", "blocks", "minimal"])
 def test_remat_draws_no_dropout_mask_twice(params, remat):
     key = jax.random.key(0)
 

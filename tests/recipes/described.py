@@ -180,8 +180,8 @@ def step_flops(run: TrainRun) -> int:
         context=row.hyper_length,
     )
     found = model_flops.step_flops(run.system, rows)
-    again = found.forward if run.system.downstream.remat == "full" else 0
-    return found.total + again
+    recomputed = run.system.downstream.remat in ("full", "blocks")
+    return found.total + (found.forward if recomputed else 0)
 
 
 def hours(flops: float) -> float:
