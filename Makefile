@@ -50,8 +50,9 @@ small: $(INSTALLED)  ## the paper's experiments in small, and the report (docs/s
 test: $(INSTALLED)  ## the laws and every other fast test
 	$(BIN)/python -m pytest -q --durations=10 -n $(TEST_PROCESSES) --dist loadfile
 
-test-slow: $(INSTALLED)  ## the tests that take minutes
-	$(BIN)/python -m pytest -q --durations=10 -m slow
+test-slow: $(INSTALLED) $(LIBTPU_INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -q --durations=10 -m "slow and not tpu_compiler"
+	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest -q -m "slow and tpu_compiler" tests/planning
 
 faults: $(INSTALLED)  ## a tiny training killed at 100 random moments, its end compared bit by bit
 	$(BIN)/python -m tests.faults.inject --runs=100 --seed=0

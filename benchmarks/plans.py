@@ -31,8 +31,10 @@ from hypert5_jax.planning.estimates import estimate
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "gin" / "recipes"
 FACTS, DOCS = ROOT / "docs" / "plans.json", ROOT / "docs" / "plans.md"
-# The table of DOCS stands between these.
+READING = ROOT / "docs" / "performance.md"
+# The tables of DOCS and READING stand between these.
 HEADINGS = ("## The table", "## What limits the step")
+READING_HEADINGS = ("### What recipes ask for", "### What a worker reads")
 
 # The most asked for first. XXL is XL's recipe with the model's sizes.
 _LARGE = (
@@ -212,12 +214,37 @@ def _line(row: Row, found: dict[str, Any]) -> str:
     )
 
 
+def reading(stored: dict[str, Any]) -> str:
+    """For each recipe and size the slice whose hosts have to read most."""
+    most: dict[tuple[str, str], tuple[float, str, int]] = {}
+    for row in rows():
+        found = stored.get(row.name, {"costs": None})
+        if found["costs"] is None:
+            continue
+        rate = estimate(found, found["steps"], {})
+        assert rate is not None
+        chips = topologies.read(row.topology).chips_per_host
+        asked = rate.rows_per_second, row.topology, chips
+        key = row.recipe, _NAMES[row.size]
+        most[key] = max(most.get(key, asked), asked)
+    lines = ["| recipe | size | slice | chips of a host | rows/s of a host |"]
+    lines.append("|---|---|---|---:|---:|")
+    for (recipe, size), (rate, slice_, chips) in most.items():
+        lines.append(f"| `{recipe}` | {size} | {slice_} | {chips} | {rate:,.0f} |")
+    return "\n".join([*lines, ""])
+
+
 def write(stored: dict[str, Any]) -> None:
-    """FACTS, and the table in DOCS."""
+    """FACTS, and the tables in DOCS and READING."""
     FACTS.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
-    text = DOCS.read_text()
-    begin, end = (text.index(heading) for heading in HEADINGS)
-    DOCS.write_text(f"{text[:begin]}{HEADINGS[0]}\n\n{table(stored)}\n{text[end:]}")
+    _replace(DOCS, HEADINGS, table(stored))
+    _replace(READING, READING_HEADINGS, reading(stored))
+
+
+def _replace(file: Path, headings: tuple[str, str], middle: str) -> None:
+    text = file.read_text()
+    begin, end = (text.index(heading) for heading in headings)
+    file.write_text(f"{text[:begin]}{headings[0]}\n\n{middle}\n{text[end:]}")
 
 
 def main() -> None:
