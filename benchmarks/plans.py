@@ -13,6 +13,7 @@ that an interrupted command goes on, and a program that was compiled before is f
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,7 @@ def facts(row: Row, cache: str, quick: bool) -> dict[str, Any]:
     return found | {"steps": run_of(recipe).train.steps}
 
 
+@functools.cache
 def alike() -> dict[str, list[str]]:
     """{recipe of a row: the paper's other recipes whose training step is the same}.
 
@@ -160,6 +162,7 @@ def paper_recipes() -> list[str]:
     return [name for name in names if not name.startswith(others)]
 
 
+@functools.cache
 def _step(recipe: str) -> str:
     """What decides a recipe's training step and how often it runs."""
     arguments = gin_files.GinArguments((f"gin/recipes/{recipe}.gin",), ())

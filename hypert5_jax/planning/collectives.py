@@ -68,10 +68,10 @@ class Sent:
 def kind_of(one: Instruction) -> str | None:
     """Its kind, or None where it is no collective; the end of one that was started
     is none."""
-    between = _BETWEEN_SLICES.search(one.attributes)
-    if one.opcode == "send" and between:
-        named = between[1].lower().replace("_", "-")
-        return named if named in KINDS else "collective-permute"
+    if one.opcode == "send":
+        between = _BETWEEN_SLICES.search(one.attributes)
+        named = between[1].lower().replace("_", "-") if between else None
+        return named if named is None or named in KINDS else "collective-permute"
     opcode = one.opcode.removesuffix("-start")
     return opcode if opcode in KINDS else None
 

@@ -99,6 +99,13 @@ def shape_of(array):
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
+def collectives(text):
+    """The operations of a step over MESH that send something."""
+    mesh = Mesh(MESH_AXES, (2, 1, 2, 2))
+    operations = costs.cost(hlo.parse(text), CHIPS["v5e"], mesh).operations
+    return [one for one in operations if one.sent is not None]
+
+
 def test_no_device_holds_a_whole_kernel_or_gradient_or_moment(step):
     """Gathered is one layer at a time; what leaves the loop is a share of the stack, and
     an embedding or a head's output kernel is never gathered at all."""
@@ -126,12 +133,8 @@ def test_logits_stay_where_their_part_of_the_vocabulary_is(step):
 def test_between_slices_sums_are_all_that_moves(step):
     """Of each gradient its device's share, and scalars: what a slow network can bear."""
     text, shapes, _ = step
-    axes_and_sizes = Mesh(MESH_AXES, (2, 1, 2, 2))
-    operations = costs.cost(hlo.parse(text), CHIPS["v5e"], axes_and_sizes).operations
     crossing = [
-        (one.sent, one.times)
-        for one in operations
-        if one.sent is not None and "slice" in one.sent.axes
+        (one.sent, one.times) for one in collectives(text) if "slice" in one.sent.axes
     ]
     assert {sent.kind for sent, _ in crossing} == {"all-reduce"}
     shares = sum(leaf.size for leaf in jax.tree.leaves(shapes.trainable)) // 4
@@ -200,8 +203,6 @@ def test_it_would_be_seen_if_it_were(monkeypatch):
 
 def test_positions_gradients_come_together_as_a_table(step):
     """Not as scores, [heads, queries, keys], once for every layer."""
-    module = hlo.parse(step[0])
-    operations = costs.cost(module, CHIPS["v5e"], Mesh(MESH_AXES, (2, 1, 2, 2)))
-    sources = [one.source for one in operations.operations if one.sent is not None]
+    sources = [one.source for one in collectives(step[0])]
     assert any("transpose" in source for source in sources)
     assert not [source for source in sources if "attention._fused" in source]
