@@ -343,9 +343,14 @@ def steps_in(path: str | epath.Path) -> list[int]:
     return _steps(path) or _steps(path / "checkpoints")
 
 
-def whole(step_directory: epath.Path) -> Saved | None:
-    """What a step's manifest says, if its files have the sizes it lists; else None."""
-    if manifest.damage(step_directory, checksums=False) is not None:
+def whole(step_directory: epath.Path, checksums: bool = True) -> Saved | None:
+    """What a step's manifest says, if its files are those that it lists; else None.
+
+    Args:
+      step_directory: of one step.
+      checksums: as of CheckpointConfig.
+    """
+    if manifest.damage(step_directory, checksums) is not None:
         return None
     return _saved(step_directory)
 

@@ -28,6 +28,18 @@ from hypert5_jax.planning.topologies import Topology
 Json = dict[str, Any]
 _POLL_SECONDS = 0.2
 # libtpu's compiler overflows the usual 8 MiB of stack for some chips.
+# As the Makefile's KEEP_MEMORY, and more for each thread: what the compiler's asking for
+# memory and giving it back takes is a tenth of its time. Other C libraries do not read it.
+_KEEP_MEMORY = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {
+        "hugetlb": 1,
+        "mmap_threshold": 1 << 32,
+        "trim_threshold": 1 << 34,
+        "top_pad": 1 << 28,
+        "tcache_count": 65535,
+    }.items()
+)
 _WITH_STACK = ("/bin/sh", "-c", 'ulimit -s "$(ulimit -H -s)"; exec "$@"', "plan")
 
 
@@ -77,7 +89,8 @@ class Compiler:
 
 
 def _child(request: Request, topology: Topology, what: str) -> Json:
-    environment = os.environ | topologies.environment(topology, request.compiler)
+    own = topologies.environment(topology, request.compiler)
+    environment = {"GLIBC_TUNABLES": _KEEP_MEMORY} | os.environ | own
     child = subprocess.Popen(
         [*_WITH_STACK, sys.executable, "-m", "hypert5_jax.config.plan_compile"],
         stdin=subprocess.PIPE,

@@ -59,10 +59,10 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
 def is_done(run: TrainRun, config_text: str) -> bool:
     """Whether this very configuration was trained to its end, and judged if it says how.
 
-    Reads no arrays: sizes of the last checkpoint's files, and the results.
+    A last checkpoint that is damaged is made anew by training from the one before it.
     """
     place = epath.Path(run.model_dir) / "checkpoints" / str(run.train.steps)
-    saved = store.whole(place)
+    saved = store.whole(place, run.train.checkpoints.checksums)
     if saved is None or saved.about["config"] != config_text:
         return False
     if run.evaluation is None:

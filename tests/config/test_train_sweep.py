@@ -96,9 +96,16 @@ def test_a_recipe_is_trained_and_judged_by_one_command_and_not_again(
     assert run(train, cell / "config.gin") == 0
     assert "is done: 2 of 2 steps" in capsys.readouterr().out
     assert (scores / "results.json").stat().st_mtime_ns == before
-    # With another setting it is not taken for done.
+    # With another setting it is not taken for done, nor with a bit of it changed.
     with pytest.raises(TypeError):
         run(train, cell / "config.gin", "ScheduleConfig.warmup_steps=1")
+    files = (f for f in (cell / "checkpoints" / "2").rglob("*") if f.is_file())
+    largest = max(files, key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+    with pytest.raises(TypeError):
+        run(train, cell / "config.gin")
 
 
 def test_sigterm_ends_a_sweep_between_its_cells_too(home, monkeypatch, capsys):
