@@ -343,13 +343,8 @@ def steps_in(path: str | epath.Path) -> list[int]:
     return _steps(path) or _steps(path / "checkpoints")
 
 
-def whole(step_directory: epath.Path, checksums: bool = True) -> Saved | None:
-    """What a step's manifest says, if its files are those that it lists; else None.
-
-    Args:
-      step_directory: of one step.
-      checksums: as of CheckpointConfig.
-    """
+def whole(step_directory: epath.Path, checksums: bool) -> Saved | None:
+    """What a step's manifest says, if `manifest.damage` finds none; else None."""
     if manifest.damage(step_directory, checksums) is not None:
         return None
     return _saved(step_directory)
