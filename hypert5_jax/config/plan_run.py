@@ -27,7 +27,6 @@ from hypert5_jax.planning.topologies import Topology
 
 Json = dict[str, Any]
 _POLL_SECONDS = 0.2
-# libtpu's compiler overflows the usual 8 MiB of stack for some chips.
 # As the Makefile's KEEP_MEMORY, and more for each thread: what the compiler's asking for
 # memory and giving it back takes is a tenth of its time. Other C libraries do not read it.
 _KEEP_MEMORY = ":".join(
@@ -40,6 +39,7 @@ _KEEP_MEMORY = ":".join(
         "tcache_count": 65535,
     }.items()
 )
+# libtpu's compiler overflows the usual 8 MiB of stack for some chips.
 _WITH_STACK = ("/bin/sh", "-c", 'ulimit -s "$(ulimit -H -s)"; exec "$@"', "plan")
 
 

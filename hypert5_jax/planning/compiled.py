@@ -22,8 +22,9 @@ from hypert5_jax.planning.topologies import Topology
 
 Json = dict[str, Any]
 HOST = "host"
-# Without the search for tiles, most of the compiler's time: memory, FLOPs and collectives
-# come out as with it, within a few percent; its cycles mean nothing.
+# Without the search for tiles and the code it leads to, most of the compiler's time:
+# memory, FLOPs and collectives come out as with it, within a few percent; its cycles mean
+# nothing.
 QUICK = "quick"
 _QUICK_OPTIONS = {"exec_time_optimization_effort": -1.0}
 # Of the most expensive operations, how many are kept for --trace.
