@@ -95,7 +95,8 @@ def recipe_step(args: argparse.Namespace) -> Measured:
     from hypert5_jax.parallel import rules
     from hypert5_jax.parallel.mesh import MeshConfig, make_mesh
     from hypert5_jax.planning.model_flops import Rows, step_flops
-    from hypert5_jax.training import optimisers, schedules, state, step
+    from hypert5_jax.training import optimisers, schedules, state
+    from hypert5_jax.training.jitted import jit_step
 
     read = gin_files.read_arguments("benchmarks/accelerator", "", args.gin)
     run, _ = gin_files.build(TrainRun, read)
@@ -115,20 +116,9 @@ def recipe_step(args: argparse.Namespace) -> Measured:
         del params, trainable, frozen
         shapes = run.data.batch_shapes()
         batch = jax.tree.map(lambda s: jnp.full(s.shape, 7, s.dtype), shapes)
-        compiled = (
-            jax.jit(
-                step.make_step(
-                    run.system,
-                    optimiser,
-                    seed=0,
-                    microbatches=run.train.microbatches,
-                    z_loss=run.train.z_loss,
-                ),
-                donate_argnums=0,
-            )
-            .lower(kept, batch)
-            .compile()
-        )
+        layout = state.state_shardings(mesh, kept, axes)
+        step = jit_step(run.system, run.train, optimiser, layout, mesh)
+        compiled = step.lower(kept, batch).compile()
         held = [kept]
         del kept
 

@@ -142,12 +142,7 @@ def _train(run: Run, devices: Any) -> Program:
     found = abstract_step(run.system, run.train, mesh)
     state, batch = _placed(found.state, found.shardings), _batch(run, mesh)
     with jax.set_mesh(mesh), rules.activate():
-        made = jax.jit(
-            found.step,
-            donate_argnums=0,
-            out_shardings=(found.shardings, rules.replicated(mesh)),
-        )
-        lowered = made.lower(state, batch)
+        lowered = found.step.lower(state, batch)
     held_here = _held_of_state(state) | {"batch": held(batch)}
     flops = step_flops(run.system, rows).total
     parts = batch_ways(mesh) * run.train.microbatches

@@ -7,11 +7,11 @@ import jax
 from jax.sharding import Mesh
 
 from hypert5_jax.training import state as states
+from hypert5_jax.training.jitted import jit_step
 from hypert5_jax.training.optimisers import make_optimiser
 from hypert5_jax.training.schedules import make_schedule
 from hypert5_jax.training.settings import TrainConfig
 from hypert5_jax.training.state import TrainState
-from hypert5_jax.training.step import Step, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +21,12 @@ class AbstractStep:
     Attributes:
       state: the state as ShapeDtypeStructs.
       shardings: a TrainState of NamedShardings.
-      step: the function to be compiled.
+      step: the run's own, not compiled yet.
     """
 
     state: TrainState
     shardings: TrainState
-    step: Step
+    step: jax.stages.Wrapped
 
 
 def groups(system: Any, config: TrainConfig) -> tuple[Any, Any]:
@@ -54,11 +54,6 @@ def abstract_step(system: Any, config: TrainConfig, mesh: Mesh) -> AbstractStep:
     shapes = jax.eval_shape(
         lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
     )
-    step = make_step(
-        system,
-        optimiser,
-        seed=config.seed,
-        microbatches=config.microbatches,
-        z_loss=config.z_loss,
-    )
-    return AbstractStep(shapes, states.state_shardings(mesh, shapes, axes), step)
+    shardings = states.state_shardings(mesh, shapes, axes)
+    step = jit_step(system, config, optimiser, shardings, mesh)
+    return AbstractStep(shapes, shardings, step)

@@ -24,15 +24,15 @@ from hypert5_jax.parallel.hosts import is_writer
 from hypert5_jax.parallel.mesh import MeshConfig, make_mesh
 from hypert5_jax.training import snapshot
 from hypert5_jax.training.interruption import Interruption
+from hypert5_jax.training.jitted import jit_step
 from hypert5_jax.training.meter import Meter
-from hypert5_jax.training.not_finite import skipping
 from hypert5_jax.training.optimisers import OptimiserConfig
 from hypert5_jax.training.progress import Progress
 from hypert5_jax.training.schedules import ScheduleConfig
 from hypert5_jax.training.settings import TrainConfig
 from hypert5_jax.training.start import Initial, Start, start
 from hypert5_jax.training.state import Params, TrainState
-from hypert5_jax.training.step import Step, make_step
+from hypert5_jax.training.step import Step
 from hypert5_jax.training.watchdog import Watchdog
 
 # The settings of a run, so that callers need one import.
@@ -166,7 +166,7 @@ def train(
             begin=begin,
             state=begin.state,
             at=first,
-            step=_compiled(system, config, begin, mesh),
+            step=jit_step(system, config, begin.optimiser, begin.shardings, mesh),
             feeding=feeding,
             evaluate=evaluate,
             config_text=config_text,
@@ -289,22 +289,6 @@ class _Run:
         self.metrics.update(scalars)
         for writer in self.writers:
             writer.write(self.at, scalars)
-
-
-def _compiled(system: Any, config: TrainConfig, begin: Start, mesh: Mesh) -> Step:
-    """The step, compiled at its first call; it takes its state's memory over."""
-    step = make_step(
-        system,
-        begin.optimiser,
-        seed=config.seed,
-        microbatches=config.microbatches,
-        z_loss=config.z_loss,
-    )
-    return jax.jit(
-        skipping(step) if config.on_nan == "skip" else step,
-        out_shardings=(begin.shardings, rules.replicated(mesh)),
-        donate_argnums=0,
-    )
 
 
 def _checked(
