@@ -40,8 +40,8 @@ RULES: Rules = (
     (axes.EMBED, FSDP),
 )
 # Between slices only parts of gradients are added up, and of position biases, which are
-# as large as scores, only the gradient of their table. Within one slice compilers come
-# to as little by themselves, and sooner.
+# as large as scores, only the gradient of their table. Within one slice compilers choose
+# the best sum by themselves (t5/layers.py, `gathered`), and sooner.
 _BETWEEN_SLICES: Rules = (
     (axes.SUMMED_EMBED, FSDP),
     (axes.BATCH_COPIES, BATCH_AXES),

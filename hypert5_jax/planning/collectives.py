@@ -76,14 +76,28 @@ def kind_of(one: Instruction) -> str | None:
     return opcode if opcode in KINDS else None
 
 
-def sent(one: Instruction, around: Mapping[str, Instruction], mesh: Mesh) -> Sent:
+def sent(
+    one: Instruction,
+    around: Mapping[str, Instruction],
+    mesh: Mesh,
+    fused: bool = False,
+) -> Sent:
     """What each device sends for a collective.
 
     In a ring of n devices an all-gather sends (n - 1) / n of its result, a
     reduce-scatter as much of its operand, an all-reduce both.
+
+    Args:
+      one: the collective.
+      around: the computation it stands in, by name.
+      mesh: whose axes it crosses.
+      fused: that computation is a fusion, run as one operation.
     """
     kind = kind_of(one)
     assert kind is not None
+    if kind == "all-reduce" and fused and _keeps_slices(one, around):
+        # How TPUs write a reduce-scatter: an all-reduce fused with what takes its parts.
+        kind = "reduce-scatter"
     if one.opcode == "send":
         slices = mesh.sizes[mesh.axes.index(SLICE)]
         nbytes = _ring(kind, around[one.operands[0]].nbytes, slices)
@@ -100,6 +114,17 @@ def sent(one: Instruction, around: Mapping[str, Instruction], mesh: Mesh) -> Sen
     moving = [group for group in groups if len(set(group)) > 1]
     overlaps = one.opcode.endswith("-start")
     return Sent(kind, mesh.crossed(moving), n, nbytes if moving else 0, overlaps)
+
+
+def _keeps_slices(one: Instruction, around: Mapping[str, Instruction]) -> bool:
+    """Whether nothing but slices is taken of a result."""
+    users = [other for other in around.values() if one.name in other.operands]
+    return bool(users) and all(
+        _keeps_slices(user, around)
+        if user.opcode == "get-tuple-element"
+        else user.opcode == "dynamic-slice"
+        for user in users
+    )
 
 
 def _ring(kind: str, given: int, n: int) -> int:

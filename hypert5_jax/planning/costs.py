@@ -238,7 +238,7 @@ def _sent_inside(
     for one in inner.values():
         if kind_of(one) is None:
             continue
-        found = _collective(one, inner, times, chip, mesh)
+        found = _collective(one, inner, times, chip, mesh, fused=True)
         if starts:
             yield dataclasses.replace(found, early=True)
         elif one.attribute("channel_id") not in _started(module):
@@ -263,8 +263,9 @@ def _collective(
     times: int,
     chip: Chip,
     mesh: Mesh,
+    fused: bool = False,
 ) -> Operation:
-    what = sent(one, around, mesh)
+    what = sent(one, around, mesh, fused)
     rate = chip.link_bandwidth
     if what.kind == "collective-permute":
         rate /= chip.axes  # along one axis of the torus

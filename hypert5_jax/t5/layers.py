@@ -67,8 +67,10 @@ def gathered(kernel: Array, names: tuple[str, str], dtype: Any) -> Array:
 
     Devices that share parameters (FSDP) are told to collect a kernel where it is used, in
     the narrow dtype, and (in one slice) to add its gradient up whole before each keeps its
-    part, which compilers turn into a scattering sum. Left alone, the TPU compiler splits
-    each product into a loop over devices, which takes it many times as long to compile.
+    part. The TPU compiler makes of that what it makes of a psum_scatter: a scattering sum
+    where the devices are a ring, else an all-reduce along all axes of the torus at once.
+    Left alone, it splits each product into a loop over devices, which takes it many times
+    as long to compile.
     """
     return nn.with_logical_constraint(kernel.astype(dtype), _with_embed(names, None))
 

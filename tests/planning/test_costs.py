@@ -180,6 +180,42 @@ frontend_attributes={{_xla_megascale_transfer_type="{transfer}"}}
     assert (stops, hidden) == (nbytes / CHIP.network_bandwidth, 0)
 
 
+def reduced(kept, root):
+    """What is sent for two arrays added up inside of a fusion that ends in these lines."""
+    text = f"""%fused (a: f32[64,8], b: f32[64,8]) -> (f32[8,8], {kept}) {{
+  %a = f32[64,8]{{1,0}} parameter(0)
+  %b = f32[64,8]{{1,0}} parameter(1)
+  %sum = (f32[64,8]{{1,0}}, f32[64,8]{{1,0}}) all-reduce(%a, %b), \
+replica_groups={{{{0,1,2,3,4,5,6,7}}}}
+  %id = u32[] partition-id()
+  %zero = u32[] constant(0)
+  %left = f32[64,8]{{1,0}} get-tuple-element(%sum), index=0
+  %right = f32[64,8]{{1,0}} get-tuple-element(%sum), index=1
+  %part = f32[8,8]{{1,0}} dynamic-slice(%left, %id, %zero), dynamic_slice_sizes={{8,8}}
+  {root}
+}}
+
+ENTRY %main (a: f32[64,8], b: f32[64,8]) -> (f32[8,8], {kept}) {{
+  %a = f32[64,8]{{1,0}} parameter(0)
+  %b = f32[64,8]{{1,0}} parameter(1)
+  ROOT %f = (f32[8,8]{{1,0}}, {kept}{{1,0}}) fusion(%a, %b), kind=kCustom, calls=%fused
+}}"""
+    return costs.cost(hlo.parse(text), CHIP, MESH).sent
+
+
+def test_a_fused_sum_of_which_only_slices_are_kept_is_a_reduce_scatter():
+    other = """%other = f32[8,8]{1,0} dynamic-slice(%right, %id, %zero), \
+dynamic_slice_sizes={8,8}
+  ROOT %both = (f32[8,8]{1,0}, f32[8,8]{1,0}) tuple(%part, %other)"""
+    everywhere, nbytes = ("data", "fsdp"), 2 * 64 * 8 * 4 * 7 // 8
+    found = reduced("f32[8,8]", other)
+    assert found == {("reduce-scatter", everywhere): (1, nbytes)}
+
+    both = "ROOT %both = (f32[8,8]{1,0}, f32[64,8]{1,0}) tuple(%part, %right)"
+    found = reduced("f32[64,8]", both)
+    assert found == {("all-reduce", everywhere): (1, 2 * nbytes)}
+
+
 def test_a_permutation_sends_its_operand_once():
     text = """ENTRY %main (a: f32[64]) -> f32[64] {
   %a = f32[64]{0} parameter(0)
