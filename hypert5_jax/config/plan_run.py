@@ -134,7 +134,7 @@ def plan(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json:
 
     Returns:
       What --json writes: {"recipe", "topology", "steps", "programs": {name: measures and
-      estimates}, "largest_batch"}.
+      estimates}, "largest_batch", "too_large_batch": of searching.Largest}.
 
     Raises:
       UserError: as `Compiler`.
@@ -163,9 +163,10 @@ def plan(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json:
             "estimate": None if found is None else dataclasses.asdict(found)
         }
     if arguments.largest_batch:
-        most = _largest(run, topology, compiler)
-        told["largest_batch"] = most
-        say(f"\nlargest batch that fits: {most}")
+        largest = _largest(run, topology, compiler)
+        told["largest_batch"], told["too_large_batch"] = largest
+        beyond = "" if largest.too_large is None else f" ({largest.too_large} does not)"
+        say(f"\nlargest batch that fits: {largest.fits}{beyond}")
     if not arguments.prices:
         say(f"\n($: {PRICED}; --prices={topology.chip.name}=… replaces them)")
     _write(arguments, told)
@@ -182,7 +183,7 @@ def _heading(run: Run, topology: Topology) -> str:
     )
 
 
-def _largest(run: Run, topology: Topology, compiler: Compiler) -> int:
+def _largest(run: Run, topology: Topology, compiler: Compiler) -> searching.Largest:
     if not compiler.has_libtpu:
         raise UserError(
             "--largest_batch needs the TPU's compiler, which knows its memory: "

@@ -1,6 +1,7 @@
 """Which meshes a slice can have, and the largest batch that fits."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from hypert5_jax.core.errors import UserError
 
@@ -20,9 +21,17 @@ def meshes(chips: int, slices: int = 1) -> Iterator[dict[str, int]]:
                 yield {"fsdp": fsdp, "model": model}
 
 
+class Largest(NamedTuple):
+    """fits: the largest batch that is known to fit; too_large: the smallest that is known
+    not to, None if every one that was tried fits."""
+
+    fits: int
+    too_large: int | None
+
+
 def largest_batch(
     fits: Callable[[int], Fits], start: int, unit: int, most_tries: int = 8
-) -> int:
+) -> Largest:
     """The largest multiple of `unit` that fits, found by bisection.
 
     Where two batches are known the next is where a straight line through their bytes
@@ -32,7 +41,7 @@ def largest_batch(
       fits: compiles a batch; called once for each.
       start: first batch tried, a multiple of `unit`.
       unit: what the mesh divides a batch by.
-      most_tries: compilations; the answer is then the largest that is known to fit.
+      most_tries: compilations; what lies between the two batches is then not known.
 
     Raises:
       UserError: not even `unit` fits.
@@ -58,7 +67,7 @@ def largest_batch(
             f"not even a batch of {high} fits; use more chips, a larger mesh axis fsdp "
             "or model, or remat"
         )
-    return low
+    return Largest(low, high)
 
 
 def _next(

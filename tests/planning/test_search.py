@@ -31,14 +31,22 @@ class Device:
 @pytest.mark.parametrize("tells", [True, False])
 def test_the_largest_batch_is_found(start, tells):
     device = Device(fixed=1000, each=7, limit=3500, tells=tells)  # 357.1
-    assert largest_batch(device, start, unit=8, most_tries=12) == 352
+    assert largest_batch(device, start, unit=8, most_tries=12) == (352, 360)
     assert len(device.asked) <= (6 if tells else 12)
 
 
 def test_a_straight_line_saves_compilations():
     device = Device(fixed=10, each=1, limit=100_000)
-    assert largest_batch(device, 256, unit=16, most_tries=14) == 99_984
+    assert largest_batch(device, 256, unit=16, most_tries=14) == (99_984, 100_000)
     assert len(device.asked) <= 8
+
+
+def test_a_search_that_ends_early_says_between_which_batches():
+    device = Device(fixed=0, each=1, limit=1000, tells=False)
+    assert largest_batch(device, 256, unit=8, most_tries=4) == (768, 1024)
+    assert device.asked == [256, 512, 1024, 768]
+    endless = Device(fixed=0, each=1, limit=10**9, tells=False)
+    assert largest_batch(endless, 8, unit=8, most_tries=2) == (16, None)
 
 
 def test_what_never_fits_is_said():
