@@ -39,6 +39,21 @@ def whole_stream(file: epath.Path) -> Iterator[BinaryIO]:
         temporary.replace(file)
 
 
+def require_writable(file: epath.Path) -> None:
+    """Finds out before long work whether `file` can be written; makes its folder.
+
+    Raises:
+      UserError: it cannot, or a folder is there.
+    """
+    if file.is_dir():
+        raise UserError(f"cannot write {file}: it is a folder; name a file")
+    temporary = file.with_name(file.name + PARTIAL)
+    with _telling(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(b"")
+        temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A path to write to; it becomes `path` when the block ends, or goes when it fails.

@@ -50,7 +50,8 @@ def answer(request: Request) -> dict[str, Any]:
     """The step's measures, from the cache where it holds them.
 
     Raises:
-      UserError: the recipe and the slice do not fit together.
+      UserError: the recipe and the slice do not fit together; the cache cannot be
+        written.
     """
     arguments = gin_files.GinArguments(
         tuple(request.files), tuple(request.bindings), tuple(request.search_paths)
@@ -62,9 +63,11 @@ def answer(request: Request) -> dict[str, Any]:
     name = compiled.compiler_name(request.compiler, request.quick)
     key = compiled.key_of(program, topology, name)
     file = epath.Path(request.cache) / f"{key}.gz"
-    if not file.exists():
-        compiled.write(file, compiled.compile_program(program, name))
-    return compiled.measures(program, topology, name, compiled.read(file))
+    found = compiled.read(file)
+    if found is None:
+        found = compiled.compile_program(program, name)
+        compiled.write(file, found)
+    return compiled.measures(program, topology, name, found)
 
 
 def _changed(run: steps.Run, request: Request) -> steps.Run:

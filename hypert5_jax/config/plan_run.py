@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from hypert5_jax.checkpoints.whole_files import write_whole
+from hypert5_jax.checkpoints.whole_files import require_writable, write_whole
 from hypert5_jax.config.plan_arguments import PlanArguments
 from hypert5_jax.config.plan_compile import Request
 from hypert5_jax.config.plan_recipe import run_of
@@ -137,9 +137,11 @@ def plan(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json:
       estimates}, "largest_batch", "too_large_batch": of searching.Largest}.
 
     Raises:
-      UserError: as `Compiler`.
+      UserError: as `Compiler`; --json or --cache cannot be written, which is found out
+        before anything is compiled.
     """
     run, topology = run_of(arguments.recipe), arguments.slices[0]
+    _require_places(arguments)
     compiler = Compiler(arguments)
     told: Json = {
         "recipe": list(arguments.recipe.files),
@@ -211,9 +213,11 @@ def search(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json
       "cheapest": the row of the least dollars that fits, or None}.
 
     Raises:
-      UserError: no mesh of any topology can be compiled.
+      UserError: no mesh of any topology can be compiled; --json or --cache as in `plan`.
     """
-    run, compiler = run_of(arguments.recipe), Compiler(arguments)
+    run = run_of(arguments.recipe)
+    _require_places(arguments)
+    compiler = Compiler(arguments)
     if not compiler.has_libtpu:
         say(report.HOST_CAVEAT)
     rows: list[tuple[Json, estimates.Estimate | None]] = []
@@ -266,6 +270,12 @@ def _refused(run: Run, topology: Topology, mesh: dict[str, int]) -> str:
     if run.rows.rows % ways or run.rows.contexts % ways:
         return f"a batch of {run.rows.rows} does not divide into {ways} parts"
     return ""
+
+
+def _require_places(arguments: PlanArguments) -> None:
+    require_writable(epath.Path(arguments.cache) / "plan")
+    if arguments.json is not None:
+        require_writable(epath.Path(arguments.json))
 
 
 def _write(arguments: PlanArguments, told: Json) -> None:

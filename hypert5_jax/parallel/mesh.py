@@ -92,9 +92,9 @@ def mesh_shape(
         data = device_count // others
         if data == 0:
             raise UserError(
-                f"zero devices for the mesh asked for: slice {outer} x fsdp "
-                f"{config.fsdp} x model {config.model} needs at least {others} devices, "
-                f"there are {device_count}; make them smaller or use more devices"
+                f"the mesh asked for, slice {outer} x fsdp {config.fsdp} x model "
+                f"{config.model}, needs at least {others} devices, there are "
+                f"{device_count}; make these axes smaller or use more devices"
             )
     if data * others != device_count:
         raise UserError(

@@ -5,9 +5,11 @@ import gzip
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +29,17 @@ HOST = "host"
 # nothing.
 QUICK = "quick"
 _QUICK_OPTIONS = {"exec_time_optimization_effort": -1.0}
+# Of the environment, what changes how a program is compiled …
+_STEERING = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_OPTIMIZATION_LEVEL",
+    "JAX_MEMORY_FITTING_LEVEL",
+    "JAX_EXEC_TIME_OPTIMIZATION_EFFORT",
+    "JAX_MEMORY_FITTING_EFFORT",
+)
+# … but for the number of fake devices, of which a program uses as many as its mesh has.
+_FAKE_DEVICES = re.compile(r"--xla_force_host_platform_device_count=\d+")
 # Of the most expensive operations, how many are kept for --trace.
 _KEPT = 60
 # "Used 17.2G of 15.75G hbm", "… temporaries (90.00G) exceeds available HBM (15.75G)".
@@ -48,14 +61,22 @@ def key_of(program: Program, topology: Topology, compiler: str) -> str:
 
 
 def compiler_name(has_compiler: bool, quick: bool = False) -> str:
-    """Its name and version, and how it compiles where that is not its own manner."""
+    """Its name and version, and how it compiles where that is not its own manner: what
+    the environment asks of it, and whether `quick`."""
     if not has_compiler:
-        return f"{HOST} (jax {jax.__version__})"
+        return ", ".join((f"{HOST} (jax {jax.__version__})", *_asked()))
     try:
         name = f"libtpu {importlib.metadata.version('libtpu')}"
     except importlib.metadata.PackageNotFoundError:
         name = "libtpu"
-    return f"{name}, {QUICK}" if quick else name
+    return ", ".join((name, *_asked(), *((QUICK,) if quick else ())))
+
+
+def _asked() -> Iterator[str]:
+    for name in _STEERING:
+        value = " ".join(_FAKE_DEVICES.sub("", os.environ.get(name, "")).split())
+        if value:
+            yield f"{name}={value}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +117,21 @@ def compile_program(program: Program, compiler: str) -> Compiled:
 
 
 def write(file: epath.Path, compiled: Compiled) -> None:
-    """Keeps it in a file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Keeps it in a file, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     text = json.dumps(dataclasses.asdict(compiled)).encode()
     write_whole(file, gzip.compress(text, compresslevel=6))
 
 
-def read(file: epath.Path) -> Compiled:
-    """What `write` kept."""
-    return Compiled(**json.loads(gzip.decompress(file.read_bytes())))
+def read(file: epath.Path) -> Compiled | None:
+    """What `write` kept; None where nothing is, or nothing whole."""
+    try:
+        return Compiled(**json.loads(gzip.decompress(file.read_bytes())))
+    except (OSError, EOFError, zlib.error, ValueError, TypeError):
+        return None
 
 
 def measures(

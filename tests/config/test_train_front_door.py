@@ -252,7 +252,7 @@ def test_compressed_optimisers_are_settings_of_the_same_command(home, capsys):
         ("/nowhere", (), "no checkpoint at /nowhere"),
         ("base", ("T5Config.emb_dim=32",), "is of another model"),
         ("base", ("T5Config.vocab_size=40",), "40 embedding rows"),
-        ("base", ("MeshConfig.model=16",), "zero devices for the mesh"),
+        ("base", ("MeshConfig.model=16",), "model 16, needs at least"),
         ("base", ("MeshConfig.model=4",), "num_heads|axis 'heads' has size 2"),
         ("base", ("TrainConfig.microbatches=3",), "3 microbatches"),
         ("base", ("TASK_FEATURE_LENGTHS={'inputs': 4}",), "hyper_inputs"),

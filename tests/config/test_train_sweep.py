@@ -200,7 +200,7 @@ def test_a_sweep_that_makes_no_sense_is_refused_before_it_trains(
         ),
         (train, ("InitialConfig.adaptation_step=7",), "adaptation_path is None"),
         (train, ("InitialConfig.adaptation_step=-1",), "0 or more"),
-        (train, ("MeshConfig.model=16",), "cell .*one.*: zero devices for the mesh"),
+        (train, ("MeshConfig.model=16",), "cell .*one.*: the mesh asked for, slice"),
         (evaluate, (), "describe a sweep"),
     ],
 )

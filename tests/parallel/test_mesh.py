@@ -22,11 +22,11 @@ def test_data_takes_the_devices_the_other_axes_leave():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (MeshConfig(model=16), "zero devices for the mesh asked for.*at least 16"),
+        (MeshConfig(model=16), "model 16, needs at least 16 devices, there are 8"),
         (MeshConfig(data=3), "data 3 x fsdp 1 x model 1 = 3 devices, there are 8"),
         (MeshConfig(fsdp=3), "data 2 x fsdp 3 x model 1 = 6 devices, there are 8"),
         (MeshConfig(slice=3, data=1), "slice 3 x data 1 x .* = 3 devices, there are 8"),
-        (MeshConfig(slice=16), "zero devices for the mesh asked for: slice 16 x"),
+        (MeshConfig(slice=16), "slice 16 x fsdp 1 x model 1, needs at least 16"),
     ],
 )
 def test_a_mesh_that_is_not_there_is_refused(config, message):

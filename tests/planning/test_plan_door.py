@@ -89,6 +89,28 @@ def test_mistakes_end_with_a_message_and_code_2(tmp_path, capsys, wrong, says):
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--json", "--cache"])
+def test_a_place_that_cannot_be_written_is_named_before_compiling(
+    tmp_path, capsys, monkeypatch, flag
+):
+    def refuse(*_):
+        raise AssertionError("compiled first")
+
+    monkeypatch.setattr(plan_run, "_child", refuse)
+    (tmp_path / "file").write_text("")
+    for more in ([], ["--search"]):
+        command = [*TINY, f"--cache={tmp_path}", "--topology=v5e:2x2", *more]
+        command.append(f"{flag}={tmp_path}/file/in_it")
+        assert cli.exit_code(door.main, command) == 2
+        assert f"cannot write {tmp_path}/file/in_it" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_for_json(tmp_path, capsys):
+    command = [*TINY, f"--cache={tmp_path}", "--topology=v5e:2x2", f"--json={tmp_path}"]
+    assert cli.exit_code(door.main, command) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
 def test_a_recipe_of_tune_is_said_to_be_one(capsys):
     tune = "--gin_file=gin/recipes/peft/tune_large.gin"
     assert cli.exit_code(door.main, [tune, "--topology=v5e:2x2"]) == 2
