@@ -16,6 +16,7 @@ from hypert5_jax.config.sweep_cells import is_sweep
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import hosts
+from hypert5_jax.parallel.agreement import require_same_settings
 
 _LISTS = re.compile(r"--(contexts|seeds)=(.*)")
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     )
     run, config_text = _configured(arguments)
     hosts.start(arguments.hosts)
+    require_same_settings(config_text)
     opened = open_evaluation(run)
     for line in opened.cut:
         hosts.say(line)

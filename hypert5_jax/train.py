@@ -20,6 +20,7 @@ from hypert5_jax.config.sweep_cells import (
 from hypert5_jax.config.train_and_judge import check_prepared, train_and_judge
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
 from hypert5_jax.parallel import hosts
+from hypert5_jax.parallel.agreement import require_same_settings
 from hypert5_jax.training.table import parameter_table
 
 STOPPED = "stopped; the same command continues from there"
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     # 1. configuration: gin files -> one frozen dataclass, checked without memory
     run, config_text = gin_files.build(TrainRun, arguments)
     hosts.start(arguments.hosts)
+    require_same_settings(config_text)
     shapes = check_abstractly(run)
     if arguments.dry_run:
         hosts.say(config_text)
@@ -51,6 +53,7 @@ def _sweep(arguments: gin_files.GinArguments) -> int:
     # 1. all cells, checked before the first of them trains
     sweep, cells = build_sweep(arguments)
     hosts.start(arguments.hosts)
+    require_same_settings(*(cell.config_text for cell in cells))
     check_cells(cells)
     if arguments.dry_run:
         for cell in cells:

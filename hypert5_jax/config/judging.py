@@ -15,6 +15,7 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation.results import Json, ResultsFolder, write_whole
 from hypert5_jax.inference.answering import Answerer
 from hypert5_jax.parallel import hosts
+from hypert5_jax.parallel.agreement import require_same_parameters
 from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.state import InitialParams, fingerprints
 from hypert5_jax.training.trained import hold, trained_params
@@ -35,7 +36,7 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
 
     Raises:
       UserError: no folder for results, or one with results of other settings; no
-        checkpoint, or one of another system.
+        checkpoint, or one of another system, or not the same on all hosts.
     """
     run = opened.run
     if run.output_dir is None:
@@ -56,7 +57,9 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
         # 2. the folder: what is done there was done with the same settings
         require_shared(run.output_dir)
         folder = ResultsFolder(run.output_dir)
-        decides = settings(run, opened.mixture, fingerprints(begin.params))
+        marks = fingerprints(begin.params)
+        require_same_parameters(marks)
+        decides = settings(run, opened.mixture, marks)
         if hosts.is_writer():
             folder.claim(decides)
             write_whole(epath.Path(run.output_dir) / "config.gin", config_text)

@@ -4,6 +4,7 @@ from hypert5_jax.config.data import DataConfig
 from hypert5_jax.config.evaluate_run import EvaluationData
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.parallel import hosts
+from hypert5_jax.parallel.agreement import require_same
 from hypert5_jax.preparation.first_use import ensure_prepared
 
 
@@ -18,7 +19,8 @@ def open_data(
       rows: of the smallest embedding table that reads its ids.
 
     Raises:
-      UserError: it is absent and cannot be made by the way, or has more ids.
+      UserError: it is absent and cannot be made by the way, has more ids, or is not
+        the same on all hosts.
     """
     opened = hosts.writer_first(
         lambda: ensure_prepared(
@@ -28,6 +30,11 @@ def open_data(
             modules=data.modules,
             lengths=data.row_format.lengths,
         )
+    )
+    require_same(
+        "prepared data",
+        {f"the digest of {mixture}, split {split}": opened.digest},
+        f"copy {data.prepared_dir} of one host to all of them",
     )
     opened.require_vocabulary(rows=rows)
     return opened

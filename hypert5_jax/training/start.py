@@ -17,7 +17,8 @@ import optax
 from jax.sharding import Mesh
 
 from hypert5_jax.checkpoints.store import CheckpointStore
-from hypert5_jax.parallel import global_arrays
+from hypert5_jax.parallel import global_arrays, hosts
+from hypert5_jax.parallel.agreement import require_same_parameters
 from hypert5_jax.training import optimisers, snapshot
 from hypert5_jax.training import state as states
 from hypert5_jax.training.schedules import make_schedule
@@ -62,8 +63,9 @@ def start(
     """Builds the state, or restores what a checkpoint holds of it.
 
     Raises:
-      UserError: the mesh does not divide a parameter, or the newest whole checkpoint is
-        of another model, seed, stream, optimiser or vocabulary.
+      UserError: the mesh does not divide a parameter; the newest whole checkpoint is
+        of another model, seed, stream, optimiser or vocabulary; processes begin with
+        different parameters.
     """
     saved = None
     if store is not None and (saved := store.newest_whole()) is not None:
@@ -90,6 +92,9 @@ def start(
         stream or {},
     )
     if store is None or saved is None:
+        if not hosts.alone():
+            # Those of a checkpoint all read from one folder.
+            require_same_parameters(states.fingerprints(begin.params))
         step = 0
         trainable = states.own_copy(trainable, shardings.trainable)
         make = jax.jit(optimiser.init, out_shardings=shardings.opt_state)

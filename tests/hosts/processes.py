@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +43,7 @@ class Run:
       processes: how many.
       devices: of each.
       slurm: they find each other as tasks of one srun do, instead of by flags.
+      own: {process: arguments that it alone is given}.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Run:
         devices: int = 1,
         *,
         slurm: bool = False,
+        own: Mapping[int, Sequence[str]] | None = None,
     ):
         port = free_port()
         xla = [*_FLAGS, f"--xla_force_host_platform_device_count={devices}"]
@@ -72,9 +74,10 @@ class Run:
                 "SLURM_LOCALID": str(index),
             }
             alone = processes == 1
+            said = [*([] if slurm or alone else flags), *(own or {}).get(index, ())]
             self.processes.append(
                 subprocess.Popen(
-                    [sys.executable, *argv, *([] if slurm or alone else flags)],
+                    [sys.executable, *argv, *said],
                     cwd=ROOT,
                     env={
                         **os.environ,
