@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     def run() -> int:
         return setup() or machine.script("start", *_environment(request))
 
-    if args.verb in ("setup", "run", "until_done"):
+    if args.verb in ("create", "setup", "run", "until_done"):
         _check(request, args)
     if args.verb in ("setup", "run") and "running" in (machine.statuses() or []):
         raise UsersMistake(

@@ -109,13 +109,12 @@ def test_overrides_reach_the_worker_to_the_letter(fakes: Fakes) -> None:
 def test_mistakes_are_told_before_anything_is_rented(
     fakes: Fakes, arguments: Sequence[str], says: str
 ) -> None:
-    code, out, err = fakes.run(
-        "tpu.py", "until_done", *arguments, "--keep", "--dry_run"
-    )
-    assert code == 2
-    assert says in err and "Traceback" not in err
-    assert "hf_xyz" not in err and "swordfish" not in err and not fakes.calls()
-    assert " create " not in out
+    for verb in ("until_done", "create"):
+        code, out, err = fakes.run("tpu.py", verb, *arguments, "--keep", "--dry_run")
+        assert code == 2
+        assert says in err and "Traceback" not in err
+        assert "hf_xyz" not in err and "swordfish" not in err and not fakes.calls()
+        assert " create " not in out
 
 
 @pytest.mark.parametrize(
