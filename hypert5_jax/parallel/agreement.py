@@ -13,6 +13,8 @@ import hypert5_jax
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.parallel import hosts
 
+_SAME_COMMAND = "start all of them with the same command, files and packages"
+
 
 def require_same_settings(*config_texts: str) -> None:
     """Refuses processes that were started with other settings or versions.
@@ -25,17 +27,17 @@ def require_same_settings(*config_texts: str) -> None:
     Raises:
       UserError: as `require_same`.
     """
-    said = {
-        f"run {number}, line {line}": text
-        for number, config in enumerate(config_texts, start=1)
-        for line, text in enumerate(config.splitlines(), start=1)
+    general = {
+        "hypert5_jax": hypert5_jax.__version__,
+        "jax": jax.__version__,
+        "the number of runs": str(len(config_texts)),
     }
-    versions = {"hypert5_jax": hypert5_jax.__version__, "jax": jax.__version__}
-    require_same(
-        "settings",
-        versions | said,
-        "start all of them with the same command, files and packages",
-    )
+    require_same("settings", general, _SAME_COMMAND)
+    # One after another: there is a limit to what process 0 can say at once.
+    for number, config in enumerate(config_texts, start=1):
+        lines = enumerate(config.splitlines(), start=1)
+        said = {f"line {line} of run {number}": text for line, text in lines}
+        require_same("settings", said, _SAME_COMMAND)
 
 
 def require_same(what: str, said: Mapping[str, str], mend: str) -> None:

@@ -37,8 +37,9 @@ PREPARED_DIR = "{home}/prepared"
 def process_1(monkeypatch):
     """Makes this process one of two, process 0 of which says what it is told to."""
 
-    def told_by_process_0(value):
-        monkeypatch.setattr(hosts, "told", lambda make: value)
+    def told_by_process_0(*values):
+        left = iter(values)
+        monkeypatch.setattr(hosts, "told", lambda make: next(left))
         monkeypatch.setattr("jax.process_index", lambda: 1)
 
     return told_by_process_0
@@ -74,16 +75,19 @@ def test_two_processes_with_other_settings_end_with_code_2_and_train_nothing(tmp
 @pytest.mark.parametrize(
     ("other", "names"),
     [
-        ("TRAIN_STEPS = 2\nSEED = 1\n", "line 2 is 'SEED = 1' instead of 'SEED = 0'"),
-        ("TRAIN_STEPS = 2\n", "line 2 is 'absent' instead of 'SEED = 0'"),
-        (SETTINGS + "A = 1\n", "line 3 is 'A = 1' instead of 'absent'"),
+        (
+            "TRAIN_STEPS = 2\nSEED = 1\n",
+            "line 2 of run 1 is 'SEED = 1' instead of 'SEED = 0'",
+        ),
+        ("TRAIN_STEPS = 2\n", "line 2 of run 1 is 'absent' instead of 'SEED = 0'"),
+        (SETTINGS + "A = 1\n", "line 3 of run 1 is 'A = 1' instead of 'absent'"),
     ],
 )
 def test_the_first_line_that_differs_is_named(said, process_1, other, names):
     require_same_settings(SETTINGS)
-    process_1(said[0])
+    process_1(*said, *said)
     require_same_settings(SETTINGS)
-    with pytest.raises(UserError, match=re.escape(f"run 1, {names}")):
+    with pytest.raises(UserError, match=re.escape(names)):
         require_same_settings(other)
 
 
@@ -91,6 +95,13 @@ def test_another_version_is_another_setting(said, process_1):
     require_same_settings(SETTINGS)
     process_1(said[0] | {"jax": "0.0.1"})
     with pytest.raises(UserError, match=r"jax is .* instead of '0\.0\.1'"):
+        require_same_settings(SETTINGS)
+
+
+def test_another_number_of_runs_is_another_setting(said, process_1):
+    require_same_settings(SETTINGS, SETTINGS)
+    process_1(*said)
+    with pytest.raises(UserError, match="number of runs is '1' instead of '2'"):
         require_same_settings(SETTINGS)
 
 
@@ -103,7 +114,8 @@ def test_other_prepared_data_on_a_host_are_refused(tmp_path, process_1):
     row = RowFormat({"hyper_inputs": 24, "inputs": 6, "targets": 4})
     data = EvaluationData("toy", row, prepared_dir=str(tmp_path / "prepared"))
     open_data(data, "toy", "test", 48)
-    process_1({"the digest of toy, split test": "of other files"})
+    prepared_first = None
+    process_1(prepared_first, {"the digest of toy, split test": "of other files"})
     with pytest.raises(UserError, match=r"other prepared data.*of one host to all"):
         open_data(data, "toy", "test", 48)
 
@@ -114,7 +126,7 @@ def test_other_parameters_on_a_host_are_refused(said, process_1, monkeypatch, gr
     system, config = toy.ToySystem(), TrainConfig(steps=1)
     mesh, begin = make_mesh(MeshConfig()), toy.initial(system)
     start(system, config, begin, None, mesh)
-    process_1(said[-1])
+    process_1(said[-1], said[-1])
     start(system, config, begin, None, mesh)
     first, *others = jax.tree.leaves(begin.params[group])
     structure = jax.tree.structure(begin.params[group])
