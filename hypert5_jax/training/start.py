@@ -83,18 +83,21 @@ def start(
         lambda t, f: states.new_state(t, f, optimiser), trainable, frozen
     )
     shardings = states.state_shardings(mesh, shapes, axes)
+    several = not hosts.alone()
+    compared = store is not None or several
     identity = snapshot.RunIdentity(
         config.seed,
         optimisers.identity(config.optimiser, mesh),
-        states.fingerprints(frozen) if store is not None else {},
+        states.fingerprints(frozen) if compared else {},
         begin.origins,
         vocabulary,
         stream or {},
     )
     if store is None or saved is None:
-        if not hosts.alone():
-            # Those of a checkpoint all read from one folder.
-            require_same_parameters(states.fingerprints(begin.params))
+        if several:
+            # Later all read those that are trained from one folder.
+            marks = states.fingerprints(trainable)
+            require_same_parameters({**identity.fingerprints, **marks})
         step = 0
         trainable = states.own_copy(trainable, shardings.trainable)
         make = jax.jit(optimiser.init, out_shardings=shardings.opt_state)

@@ -130,7 +130,7 @@ def test_other_parameters_on_a_host_are_refused(said, process_1, monkeypatch, gr
     start(system, config, begin, None, mesh)
     first, *others = jax.tree.leaves(begin.params[group])
     structure = jax.tree.structure(begin.params[group])
-    moved = jax.tree.unflatten(structure, [first.at[0].add(1e-6), *others])
+    moved = jax.tree.unflatten(structure, [first.at[0].add(0.1), *others])
     other = InitialParams({**begin.params, group: moved}, begin.origins)
     with pytest.raises(
         UserError, match=f"other parameters.*fingerprint of the {group}"
