@@ -29,6 +29,8 @@ HOST = "host"
 # nothing.
 QUICK = "quick"
 _QUICK_OPTIONS = {"exec_time_optimization_effort": -1.0}
+# Levels of JAX_OPTIMIZATION_LEVEL that come to the same.
+_QUICK_LEVELS = ("O0", "O1")
 # Of the environment, what changes how a program is compiled …
 _STEERING = (
     "XLA_FLAGS",
@@ -62,9 +64,10 @@ def key_of(program: Program, topology: Topology, compiler: str) -> str:
 
 def compiler_name(has_compiler: bool, quick: bool = False) -> str:
     """Its name and version, and how it compiles where that is not its own manner: what
-    the environment asks of it, and whether `quick`."""
+    the environment asks of it, and whether that or the caller makes it `quick`."""
     if not has_compiler:
         return ", ".join((f"{HOST} (jax {jax.__version__})", *_asked()))
+    quick = quick or os.environ.get("JAX_OPTIMIZATION_LEVEL") in _QUICK_LEVELS
     try:
         name = f"libtpu {importlib.metadata.version('libtpu')}"
     except importlib.metadata.PackageNotFoundError:

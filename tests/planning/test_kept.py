@@ -45,11 +45,18 @@ def test_what_the_environment_asks_of_a_compiler_is_part_of_its_name(
     monkeypatch, bare, has_compiler
 ):
     usual = compiler_name(has_compiler)
-    monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", "O1")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--a=1  --b=2")
     asked = compiler_name(has_compiler)
-    assert asked == f"{usual}, JAX_OPTIMIZATION_LEVEL=O1"
+    assert asked == f"{usual}, LIBTPU_INIT_ARGS=--a=1 --b=2"
     if has_compiler:
         assert compiler_name(has_compiler, quick=True) == f"{asked}, quick"
+
+
+@pytest.mark.parametrize(("level", "quick"), [("O1", True), ("O2", False)])
+def test_a_level_without_the_search_is_quick(monkeypatch, bare, level, quick):
+    monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", level)
+    assert f"JAX_OPTIMIZATION_LEVEL={level}" in compiler_name(True)
+    assert compiler_name(True).endswith(", quick") == quick
 
 
 def test_the_number_of_fake_devices_is_no_part_of_it(monkeypatch, bare):
