@@ -1,11 +1,11 @@
 """The chips of Google's TPUs, from public documentation.
 
 Peak, bandwidth, links and network: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p",
-"TPU v6e" (cloud.google.com/tpu/docs). Links are half of the pages' bidirectional bytes a
-second and chip; older pages have bits of one direction, for v6e 3584 Gbit/s instead of
-the 3200 that its page now comes to. The network between slices is the pages' bits a
-second of a pod's (v5e, v6e: of 256 chips) or a chip's (v5p) data centre network; that of
-v4 has none, and counts as v5e.
+"TPU v6e" (cloud.google.com/tpu/docs). A link is the pages' bidirectional bytes a second
+and chip over two ways and the links of a chip, two for each axis of its torus; "How to
+Scale Your Model" (Austin et al., 2025, part 2) has the same, but for v4 a tenth less. The
+network between slices is the pages' bits a second of a pod's (v5e, v6e: of 256 chips) or
+a chip's (v5p) data centre network; that of v4 has none, and counts as v5e.
 
 HBM is what the compiler hands out to a program (its refusals name it, libtpu 0.0.42); the
 pages have 32 GB for v4, 16 for v5e, 95 for v5p and 32 for v6e.
@@ -14,7 +14,7 @@ Clock and vector units are not on those pages. The clock is the one at which a c
 matrix units (128 x 128, of v6e 256 x 256, four for a core) come to the documented peak;
 for v4 it is in "TPU v4: An Optically Reconfigurable Supercomputer" (Jouppi et al., 2023,
 table 4: 1050 MHz), as are its 16 arithmetic units for each of 128 lanes. For the others
-"How to Scale Your Model" (Austin et al., 2025, part 2) has 4 units in each of 8 x 128
+that book has 4 units in each of 8 x 128
 places. They decide only how long an operation without matrix products is estimated to
 take.
 
@@ -39,7 +39,7 @@ class Chip:
       hbm_bytes: memory that a program can have.
       peak_flops: bfloat16 operations a second of the matrix units.
       hbm_bandwidth: bytes a second.
-      link_bandwidth: bytes a second that a chip sends over all its links to others.
+      link_bandwidth: bytes a second of one link to another chip, one way.
       network_bandwidth: bytes a second that a chip sends to other slices.
       vector_rate: operations a second of the vector units.
       clock: cycles a second.
@@ -67,7 +67,7 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=round(30.75 * GIB),
             peak_flops=275e12,
             hbm_bandwidth=1228e9,
-            link_bandwidth=300e9,
+            link_bandwidth=50e9,
             network_bandwidth=25e9 / 8,
             vector_rate=2 * 16 * 128 * 1.05e9,
             clock=1.05e9,
@@ -79,7 +79,7 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=round(15.75 * GIB),
             peak_flops=197e12,
             hbm_bandwidth=819e9,
-            link_bandwidth=200e9,
+            link_bandwidth=50e9,
             network_bandwidth=25e9 / 8,
             vector_rate=4 * 8 * 128 * 1.5e9,
             clock=1.5e9,
@@ -91,7 +91,7 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=round(95.74 * GIB),
             peak_flops=459e12,
             hbm_bandwidth=2765e9,
-            link_bandwidth=600e9,
+            link_bandwidth=100e9,
             network_bandwidth=50e9 / 8,
             vector_rate=2 * 4 * 8 * 128 * 1.75e9,
             clock=1.75e9,
@@ -103,7 +103,7 @@ CHIPS: Mapping[str, Chip] = {
             hbm_bytes=round(31.25 * GIB),
             peak_flops=918e12,
             hbm_bandwidth=1638e9,
-            link_bandwidth=400e9,
+            link_bandwidth=100e9,
             network_bandwidth=100e9 / 8,
             vector_rate=4 * 8 * 128 * 1.75e9,
             clock=1.75e9,

@@ -8,6 +8,7 @@ import numpy as np
 
 from hypert5_jax.parallel.mesh import SLICE
 from hypert5_jax.planning.hlo import Instruction
+from hypert5_jax.planning.links import Grid, Group
 
 KINDS = (
     "all-gather",
@@ -32,10 +33,12 @@ class Mesh:
     Attributes:
       axes: names.
       sizes: devices along each.
+      grid: of chips, and where in it the devices lie.
     """
 
     axes: tuple[str, ...]
     sizes: tuple[int, ...]
+    grid: Grid
 
     def crossed(self, groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
         """Names of the axes along which the members of a group differ."""
@@ -56,6 +59,7 @@ class Sent:
       devices: of one group.
       nbytes: that each device sends.
       overlaps: whether the compiler starts it early and waits for it later.
+      groups: of devices that talk to one another; none where hosts carry it out.
     """
 
     kind: str
@@ -63,6 +67,7 @@ class Sent:
     devices: int
     nbytes: int
     overlaps: bool
+    groups: tuple[Group, ...] = ()
 
 
 def kind_of(one: Instruction) -> str | None:
@@ -111,9 +116,10 @@ def sent(
         # The results of a start hold places for the operand and for two semaphores.
         given = sum(around[name].nbytes for name in one.operands[:1])
     nbytes = _ring(kind, given, n)
-    moving = [group for group in groups if len(set(group)) > 1]
+    moving = tuple(tuple(group) for group in groups if len(set(group)) > 1)
     overlaps = one.opcode.endswith("-start")
-    return Sent(kind, mesh.crossed(moving), n, nbytes if moving else 0, overlaps)
+    nbytes = nbytes if moving else 0
+    return Sent(kind, mesh.crossed(moving), n, nbytes, overlaps, moving)
 
 
 def _keeps_slices(one: Instruction, around: Mapping[str, Instruction]) -> bool:

@@ -19,6 +19,7 @@ from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.planning import costs, hlo
 from hypert5_jax.planning.collectives import Mesh
 from hypert5_jax.planning.costs import Costs, Operation
+from hypert5_jax.planning.links import Grid
 from hypert5_jax.planning.steps import Program
 from hypert5_jax.planning.topologies import Topology
 
@@ -167,7 +168,11 @@ def measures(
         "costs": None,
     }
     if compiled.text:
-        mesh = Mesh(tuple(program.mesh.axis_names), tuple(program.mesh.devices.shape))
+        mesh = Mesh(
+            tuple(program.mesh.axis_names),
+            tuple(program.mesh.devices.shape),
+            Grid.of(topology, program.mesh.devices.flatten().tolist()),
+        )
         module = hlo.parse(compiled.text)
         found["costs"] = measured(costs.cost(module, topology.chip, mesh), topology)
     return found

@@ -144,7 +144,7 @@ def cost(module: Module, chip: Chip, mesh: Mesh) -> Costs:
     Args:
       module: of `hlo.parse`.
       chip: what it runs on.
-      mesh: whose axes collectives cross.
+      mesh: whose axes collectives cross, and whose links.
     """
     unknown: list[str] = []
     found = tuple(_walk(module, module.entry, 1, chip, mesh, unknown))
@@ -266,12 +266,10 @@ def _collective(
     fused: bool = False,
 ) -> Operation:
     what = sent(one, around, mesh, fused)
-    rate = chip.link_bandwidth
-    if what.kind == "collective-permute":
-        rate /= chip.axes  # along one axis of the torus
     if SLICE in what.axes:
-        rate = chip.network_bandwidth
-    seconds = times * what.nbytes / rate
+        seconds = times * what.nbytes / chip.network_bandwidth
+    else:
+        seconds = times * mesh.grid.seconds(what.kind, what.groups, what.nbytes)
     return Operation(
         name=one.name,
         kind=what.kind,

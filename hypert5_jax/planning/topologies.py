@@ -54,6 +54,15 @@ class Topology:
         return each if self.chip.axes == 2 and each <= 8 else min(each, 4)
 
     @property
+    def rings(self) -> tuple[bool, ...]:
+        """Whether the ends of each axis are joined: those of a v5e's and v6e's axes of
+        16, and all where a v4 or v5p slice is of whole cubes of 4 x 4 x 4 ("How to Scale
+        Your Model", Austin et al., 2025, part 2)."""
+        if self.chip.axes == 2:
+            return tuple(size == 16 for size in self.shape)
+        return (all(size % 4 == 0 for size in self.shape),) * len(self.shape)
+
+    @property
     def name(self) -> str:
         """As `read` takes it."""
         several = f"{self.slices}*" if self.slices > 1 else ""

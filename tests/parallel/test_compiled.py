@@ -28,9 +28,10 @@ from hypert5_jax.parallel.mesh import (
     make_mesh,
 )
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec
-from hypert5_jax.planning import costs, hlo
+from hypert5_jax.planning import costs, hlo, topologies
 from hypert5_jax.planning.chips import CHIPS
 from hypert5_jax.planning.collectives import Mesh
+from hypert5_jax.planning.links import Grid
 from hypert5_jax.t5.config import T5Config
 from hypert5_jax.training import state as states
 from hypert5_jax.training.optimisers import OptimiserConfig, make_optimiser
@@ -101,7 +102,7 @@ def shape_of(array):
 
 def collectives(text):
     """The operations of a step over MESH that send something."""
-    mesh = Mesh(MESH_AXES, (2, 1, 2, 2))
+    mesh = Mesh(MESH_AXES, (2, 1, 2, 2), Grid.of(topologies.read("2*v5e:2x2")))
     operations = costs.cost(hlo.parse(text), CHIPS["v5e"], mesh).operations
     return [one for one in operations if one.sent is not None]
 

@@ -10,8 +10,10 @@ from hypert5_jax.planning import costs, hlo
 from hypert5_jax.planning.chips import CHIPS
 from hypert5_jax.planning.collectives import Mesh, sent
 from hypert5_jax.planning.flops import product_flops
+from hypert5_jax.planning.links import Grid
+from hypert5_jax.planning.topologies import read
 
-MESH = Mesh(("data", "fsdp"), (2, 4))
+MESH = Mesh(("data", "fsdp"), (2, 4), Grid.of(read("v5e:2x4")))
 CHIP = CHIPS["v5e"]
 
 
@@ -174,7 +176,8 @@ frontend_attributes={{_xla_megascale_transfer_type="{transfer}"}}
   ROOT %d = token[] send-done(%s), channel_id=2, is_host_transfer=true
 }}"""
     module = hlo.parse(text)
-    found = costs.cost(module, CHIP, Mesh(("slice", "fsdp"), (3, 2)))
+    grid = Grid.of(read("3*v5e:2x2"))
+    found = costs.cost(module, CHIP, Mesh(("slice", "fsdp"), (3, 2), grid))
     assert found.sent == {(kind, ("slice",)): (1, nbytes)}
     stops, hidden = found.collective_seconds
     assert (stops, hidden) == (nbytes / CHIP.network_bandwidth, 0)

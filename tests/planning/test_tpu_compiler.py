@@ -13,6 +13,7 @@ from hypert5_jax.planning import hlo, topologies
 from hypert5_jax.planning.chips import CHIPS
 from hypert5_jax.planning.collectives import Mesh
 from hypert5_jax.planning.costs import cost
+from hypert5_jax.planning.links import Grid
 
 pytestmark = pytest.mark.tpu_compiler
 
@@ -73,7 +74,7 @@ def compiled(name):
 def test_loops_are_multiplied_out_on_every_chip(name):
     found, chip = compiled(name), CHIPS[name.split(":")[0]]
     assert found["devices"] == 4  # v4's two cores are one device
-    mesh = Mesh(("fsdp",), (4,))
+    mesh = Mesh(("fsdp",), (4,), Grid.of(topologies.read(name)))
     costs = {
         program: cost(hlo.parse(found[program]["text"]), chip, mesh)
         for program in ("scan", "unrolled", "product", "sum")
