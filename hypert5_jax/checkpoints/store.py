@@ -12,8 +12,6 @@ after a newer one is sealed, so that at any moment a whole one exists.
 import contextlib
 import dataclasses
 import logging
-import os
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,9 +20,11 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from hypert5_jax.checkpoints import manifest
+from hypert5_jax.checkpoints import dropping, manifest, steps
 from hypert5_jax.checkpoints.paths import absolute
-from hypert5_jax.core.errors import UserError
+from hypert5_jax.checkpoints.steps import Saved
+from hypert5_jax.core import storage
+from hypert5_jax.core.errors import StorageError, UserError
 from hypert5_jax.parallel import hosts
 
 Tree = Any
@@ -60,16 +60,6 @@ class CheckpointConfig:
             raise UserError(f"best_mode is {self.best_mode!r}; choose min or max")
 
 
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """One checkpoint: its step, where it is, and what its manifest says."""
-
-    step: int
-    directory: epath.Path
-    metrics: Mapping[str, float]
-    about: Mapping[str, Any]
-
-
 class CheckpointStore:
     """Writes and reads the checkpoints of one run.
 
@@ -103,7 +93,7 @@ class CheckpointStore:
           metrics: what `best_metric` is looked up in.
 
         Raises:
-          UserError: this or the previous checkpoint could not be written.
+          UserError, StorageError: this or the previous checkpoint could not be written.
         """
         self.wait()
         target = self.directory / str(step)
@@ -143,7 +133,7 @@ class CheckpointStore:
         try:
             writer.wait_until_finished()
             if hosts.is_writer():
-                manifest.write(target, contents)
+                storage.patiently(manifest.write, target, contents)
                 self._drop_old(contents["step"])
             # What wait() has waited for, every process can read.
             hosts.barrier("sealed")
@@ -151,7 +141,7 @@ class CheckpointStore:
             self._error = error
 
     def check(self) -> None:
-        """Raises UserError if writing in the background has failed since last asked."""
+        """Raises what `save` does if writing in the background has failed since asked."""
         if self._error is not None:
             error, self._error = self._error, None
             raise self._failed(error) from error
@@ -178,7 +168,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps that have a directory, whole or not, oldest first."""
-        return _steps(self.directory)
+        return steps.steps(self.directory)
 
     def newest_whole(self) -> Saved | None:
         """The newest checkpoint that passes verification; warns of each that does not.
@@ -188,9 +178,20 @@ class CheckpointStore:
 
         Raises:
           UserError: checkpoints are there, sealed, but none of them is whole.
+          StorageError: one cannot be read, or process 0 sees one that this one does not.
         """
         step = hosts.told(self._newest_whole_step)
-        return None if step < 0 else _saved(self.directory / str(step))
+        if step < 0:
+            return None
+        place = self.directory / str(step)
+        if (saved := steps.saved(place)) is None:
+            # Never a new start beside others that go on.
+            raise StorageError(
+                f"process {jax.process_index()} does not see the manifest of {place}, "
+                "which process 0 finds whole; see that all of them share this folder, "
+                "and run the same command again"
+            )
+        return saved
 
     def _newest_whole_step(self) -> int:
         sealed_but_broken = []
@@ -202,7 +203,7 @@ class CheckpointStore:
             log.warning(
                 "checkpoint %s is not whole and is passed over: %s", place, reason
             )
-            if (place / manifest.NAME).exists():
+            if manifest.is_sealed(place):
                 sealed_but_broken.append(f"{step}: {reason}")
         if sealed_but_broken:
             raise UserError(
@@ -240,48 +241,32 @@ class CheckpointStore:
             self._drop_old(newest.step)
 
     def _drop_old(self, newest: int) -> None:
-        """Drops what is older than `newest`, a whole step, and neither kept nor best.
-
-        A later step can only be a broken one, passed over until it is written anew.
-        """
-        older = [step for step in self.steps() if step <= newest]
-        sealed = [
-            saved
-            for step in older
-            if (saved := _saved(self.directory / str(step))) is not None
-        ]
-        kept = {saved.step for saved in sealed[-self.config.keep :]}
-        name = self.config.best_metric or ""
-        sign = 1 if self.config.best_mode == "min" else -1
-        scored = [(sign * s.metrics[name], s.step) for s in sealed if name in s.metrics]
-        if scored:
-            kept.add(min(scored)[1])  # of equal values the earliest
-        for place in (self.directory / str(s) for s in older if s not in kept):
-            # Unsealed first: half of a step is never taken for a whole one.
-            (place / manifest.NAME).unlink(missing_ok=True)
-            place.rmtree()
-
-    def _failed(self, error: BaseException) -> UserError:
-        self._told = True
-        with contextlib.suppress(OSError):  # it may not be written to at all
-            self._remove_unfinished()
-        whole = [s for s in self.steps() if _saved(self.directory / str(s)) is not None]
-        kept = f"step {whole[-1]}" if whole else "no earlier one"
-        reason = _reason(error)
-        return UserError(
-            f"the checkpoint of step {self._saving} could not be written to "
-            f"{self.directory}: {reason}. Newest whole checkpoint: {kept}. Free some "
-            "space (or mend what is said above) and run the same command again: it "
-            "continues from there"
+        config = self.config
+        dropping.drop_old(
+            self.directory, newest, config.keep, config.best_metric, config.best_mode
         )
 
     def _remove_unfinished(self) -> None:
-        """Deletes what a killed or failed writer left under a temporary name."""
-        if not hosts.is_writer() or not self.directory.exists():
-            return
-        for entry in self.directory.iterdir():
-            if ".orbax-checkpoint-tmp" in entry.name:
-                entry.rmtree(missing_ok=True)
+        if hosts.is_writer():
+            dropping.drop_unfinished(self.directory)
+
+    def _failed(self, error: BaseException) -> UserError | StorageError:
+        self._told = True
+        self._remove_unfinished()
+        return storage.failed(
+            f"the checkpoint of step {self._saving} could not be written to "
+            f"{self.directory} (newest whole checkpoint: {self._newest_sealed()})",
+            error,
+        )
+
+    def _newest_sealed(self) -> str:
+        try:
+            for step in reversed(self.steps()):
+                if steps.saved(self.directory / str(step)) is not None:
+                    return f"step {step}"
+        except (UserError, StorageError):
+            return "not known, they cannot be read either"
+        return "no earlier one"
 
 
 def load_params(path: str | epath.Path) -> tuple[dict[str, Tree], epath.Path]:
@@ -296,6 +281,7 @@ def load_params(path: str | epath.Path) -> tuple[dict[str, Tree], epath.Path]:
 
     Raises:
       UserError: there is no checkpoint, or none that is whole.
+      StorageError: they cannot be read.
     """
     place = newest(path)
     with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
@@ -319,7 +305,7 @@ def newest(path: str | epath.Path) -> epath.Path:
     """The directory of the newest whole step of what `load_params` takes.
 
     Raises:
-      UserError: as there.
+      UserError, StorageError: as there.
     """
     path = absolute(path)
     place = _find(path)
@@ -334,60 +320,40 @@ def newest(path: str | epath.Path) -> epath.Path:
 def holds_steps(path: str | epath.Path) -> bool:
     """Whether `load_params` would find a step here, be it whole or not."""
     path = absolute(path)
-    return (path / manifest.NAME).exists() or bool(steps_in(path))
+    return manifest.is_sealed(path) or bool(steps_in(path))
 
 
 def steps_in(path: str | epath.Path) -> list[int]:
     """Steps of a run, or of its `checkpoints` directory, whole or not, oldest first."""
     path = absolute(path)
-    return _steps(path) or _steps(path / "checkpoints")
+    return steps.steps(path) or steps.steps(path / "checkpoints")
 
 
 def whole(step_directory: epath.Path, checksums: bool) -> Saved | None:
     """What a step's manifest says, if `manifest.damage` finds none; else None."""
     if manifest.damage(step_directory, checksums) is not None:
         return None
-    return _saved(step_directory)
+    return steps.saved(step_directory)
 
 
 def about(step_directory: epath.Path) -> Mapping[str, Any]:
     """What the run said about itself in the manifest of a whole step."""
-    saved = _saved(step_directory)
+    saved = steps.saved(step_directory)
     assert saved is not None, step_directory
     return saved.about
 
 
 def _find(path: epath.Path) -> epath.Path | None:
     """The directory of one whole step that `path` names or contains."""
-    if (path / manifest.NAME).exists():
+    if manifest.is_sealed(path):
         if (reason := manifest.damage(path)) is not None:
             raise UserError(f"the checkpoint {path} is not whole: {reason}")
         return path
     for directory in (path, path / "checkpoints"):
-        if _steps(directory):
+        if steps.steps(directory):
             saved = CheckpointStore(directory, CheckpointConfig()).newest_whole()
             return None if saved is None else saved.directory
     return None
-
-
-def _reason(error: BaseException) -> str:
-    """The error in a line; of TensorStore's call chain only what the system said."""
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(code[1]))
-    return (str(error) or repr(error)).splitlines()[0][:300]
-
-
-def _steps(directory: epath.Path) -> list[int]:
-    if not directory.exists():
-        return []
-    return sorted(int(e.name) for e in directory.iterdir() if e.name.isdigit())
-
-
-def _saved(directory: epath.Path) -> Saved | None:
-    contents = manifest.read(directory)
-    if contents is None:
-        return None
-    return Saved(contents["step"], directory, contents["metrics"], contents["about"])
 
 
 def _as_numpy(tree: Tree) -> Any:

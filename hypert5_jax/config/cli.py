@@ -1,7 +1,8 @@
 """How every front door begins and ends: its arguments; one message and an exit code.
 
 0    done, or stopped by SIGTERM with everything saved
-1    a defect of ours (traceback), or a training step that was not finite (message)
+1    a defect of ours (traceback); a training step that was not finite, or storage that
+     fails in a way that may pass (message)
 2    a mistake of the user's (message)
 75   another process of the run was lost (message); the same command goes on
 130  interrupted from the keyboard
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.errors import StorageError, UserError
 from hypert5_jax.parallel import lost
 
 USER_ERROR = 2
@@ -69,6 +70,9 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
     except UserError as error:
         lost.await_verdict(error)
         return _say(message_of(error), USER_ERROR)
+    except StorageError as error:
+        lost.await_verdict(error)
+        return _say(message_of(error), 1)
     except FloatingPointError as error:
         return _say(str(error), 1)
     except KeyboardInterrupt:
@@ -86,7 +90,7 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
         return _say(f"{type(error).__name__}: {error}"[:500], 1)
 
 
-def message_of(error: UserError) -> str:
+def message_of(error: UserError | StorageError) -> str:
     """The error's own text, without the call chain gin adds to it."""
     return str(error).split("\n  In call to configurable")[0].strip()
 

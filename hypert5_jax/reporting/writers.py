@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from etils import epath
 
-from hypert5_jax.core.errors import UserError
+from hypert5_jax.core import storage
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +137,7 @@ def _telling(place: str | epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write metrics to {place}: {error.strerror or error}; free some "
-            "space or mend its permissions, and run the same command again"
-        ) from error
+        raise storage.failed(f"cannot write metrics to {place}", error) from error
 
 
 def default_writers(directory: str | epath.Path, tensorboard: bool = True) -> list[Any]:

@@ -127,6 +127,7 @@ def train(
     Raises:
       UserError: what was asked does not fit the devices, the batch or the checkpoint;
         a checkpoint cannot be written; the data end early.
+      StorageError: a checkpoint cannot be read or written, which may pass.
       FloatingPointError: the loss of a step, which the message names, is not finite, or
         of more steps in a row than may be skipped.
     """

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypert5_jax.checkpoints.store import CheckpointStore, Saved
+from hypert5_jax.checkpoints.steps import Saved
+from hypert5_jax.checkpoints.store import CheckpointStore
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.stacking import stack_layers, unstack_layers
@@ -67,7 +68,7 @@ def save(
       since_row: JSON values of what was measured after the last row of metrics.
 
     Raises:
-      UserError: it, or the one before, could not be written.
+      UserError, StorageError: it, or the one before, could not be written.
     """
     step = int(state.step)
     groups = state.trainable.keys()
