@@ -6,6 +6,7 @@ reason to end a run: it is warned of, and tried again after the next checkpoint.
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 
 from etils import epath
@@ -64,7 +65,9 @@ def drop_unfinished(directory: epath.Path) -> None:
 def _best(sealed: Sequence[Saved], metric: str, mode: str) -> set[int]:
     """The step with the best value, of equal ones the earliest; none without values."""
     sign = 1 if mode == "min" else -1
-    scored = [(sign * s.metrics[metric], s.step) for s in sealed if metric in s.metrics]
+    values = [(found.metrics.get(metric, math.nan), found.step) for found in sealed]
+    # A value that is not finite is no value: nothing is less than nan, nor nan than it.
+    scored = [(sign * value, step) for value, step in values if math.isfinite(value)]
     return {min(scored)[1]} if scored else set()
 
 

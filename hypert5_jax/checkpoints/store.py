@@ -38,7 +38,8 @@ class CheckpointConfig:
     Attributes:
       every: steps between checkpoints; the last step always gets one.
       keep: how many of the newest stay.
-      best_metric: name of a metric whose best checkpoint stays as well, or None.
+      best_metric: name of a metric whose best checkpoint stays as well, or None; values
+        that are not finite do not count.
       best_mode: "min" or "max", which value of it is best.
       checksums: verify contents as well as sizes on restoring (reads every byte once
         more); False is meant for stores that checksum by themselves, such as gs://.

@@ -126,7 +126,8 @@ def train(
 
     Raises:
       UserError: what was asked does not fit the devices, the batch or the checkpoint;
-        a checkpoint cannot be written; the data end early.
+        a checkpoint cannot be written; the data end early; the metric that the best
+        checkpoint is kept by is none of the run's.
       StorageError: a checkpoint cannot be read or written, which may pass.
       FloatingPointError: the loss of a step, which the message names, is not finite, or
         of more steps in a row than may be skipped.
@@ -166,6 +167,7 @@ def train(
             config=config,
             begin=begin,
             state=begin.state,
+            first=first,
             at=first,
             step=jit_step(system, config, begin.optimiser, begin.shardings, mesh),
             feeding=feeding,
@@ -205,6 +207,7 @@ class _Run:
     Attributes:
       begin: what the run began with.
       state: the newest.
+      first: updates made before.
       at: updates made.
       step: compiled at its first call.
       feeding: batches on the devices.
@@ -216,6 +219,7 @@ class _Run:
     config: TrainConfig
     begin: Start
     state: TrainState
+    first: int
     at: int
     step: Step
     feeding: Iterator[Batch]
@@ -268,6 +272,7 @@ class _Run:
             self.progress.restart_clock()
         if at % config.checkpoints.every == 0 or last:
             self.save()
+            self._require_best_metric()
         if self.store is not None:
             self.store.check()
 
@@ -285,6 +290,22 @@ class _Run:
             self.metrics,
             since_row,
         )
+
+    def _require_best_metric(self) -> None:
+        """Refuses a name that no metric has, once each has been written in this life.
+
+        After a checkpoint, so that the same run goes on with another name.
+        """
+        config, name = self.config, self.config.checkpoints.best_metric
+        due = max(config.log_every, config.eval_every if self.evaluate else 0)
+        written = self.at - self.first >= due or self.at == config.steps
+        if self.store is not None and written and name not in (None, *self.metrics):
+            raise UserError(
+                f"the best checkpoint is to be kept by {name} "
+                "(CheckpointConfig.best_metric), which is no metric of this run; it has "
+                f"{', '.join(sorted(self.metrics))}. Choose one of them, or None, and "
+                "run the same command again: it goes on"
+            )
 
     def _write(self, scalars: Mapping[str, float]) -> None:
         self.metrics.update(scalars)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import resource
 
 import jax
@@ -76,6 +77,14 @@ def test_the_newest_n_and_the_best_stay(tmp_path):
         best_mode="max",
     )
     assert sorted(p.name for p in (tmp_path / "max").iterdir()) == ["1", "5"]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_value_that_is_not_finite_is_never_the_best(tmp_path, mode):
+    worst = {"min": math.inf, "max": -math.inf}[mode]
+    losses = {1: math.nan, 2: worst, 3: -worst, 4: 0.5, 5: 0.5, 6: math.nan}
+    written(tmp_path, losses, losses, keep=1, best_metric="loss", best_mode=mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["4", "6"]
 
 
 def test_a_truncated_file_anywhere_makes_the_next_older_one_the_newest(

@@ -94,6 +94,33 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
     assert store.steps() == [3]
 
 
+def best_by(name, every, directory):
+    kept = CheckpointConfig(every=every, keep=1, best_metric=name)
+    return train(
+        SYSTEM,
+        dataclasses.replace(CONFIG, checkpoints=kept),
+        toy.batches,
+        toy.initial(SYSTEM),
+        directory=directory,
+        evaluate=lambda params, step: {"held_out/loss": float(step)},
+    )
+
+
+def test_a_best_metric_that_no_row_has_is_refused_and_the_run_goes_on(tmp_path):
+    said = "by held_out/los .*no metric of this run.* held_out/loss, "
+    with pytest.raises(UserError, match=said):
+        best_by("held_out/los", 2, tmp_path)
+    store = CheckpointStore(tmp_path / "checkpoints", CheckpointConfig())
+    assert store.newest_whole().step == 4  # the first after a row and an evaluation
+    assert best_by("held_out/loss", 2, tmp_path).step == 6
+
+
+def test_a_best_metric_is_waited_for_until_it_was_evaluated(tmp_path):
+    assert best_by("held_out/loss", 1, tmp_path).step == 6
+    store = CheckpointStore(tmp_path / "checkpoints", CheckpointConfig())
+    assert store.steps() == [3, 6]
+
+
 def test_a_batch_the_devices_do_not_divide_is_refused():
     with pytest.raises(UserError, match="8 contexts does not divide into 3 microb"):
         config = dataclasses.replace(CONFIG, microbatches=3)
