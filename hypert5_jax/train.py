@@ -1,8 +1,9 @@
 """python -m hypert5_jax.train --gin_file=… : every training stage, by configuration.
 
 Started again with the same MODEL_DIR, a run continues from its newest whole checkpoint;
-one that is done is passed over. A gin file that binds a TrainSweep is a list of runs,
-done one after another. SIGTERM saves at the next step and ends with code 0.
+one that is done is passed over, and refused with other settings than it was trained with.
+A gin file that binds a TrainSweep is a list of runs, done one after another. SIGTERM saves
+at the next step and ends with code 0.
 
 Started once on every host, it is one run over all of them (docs/tpu.md).
 """

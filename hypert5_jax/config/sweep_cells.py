@@ -16,6 +16,7 @@ from typing import Any
 import gin.config as gin_config
 
 from hypert5_jax.config import gin_files
+from hypert5_jax.config.resumption import require_same_training
 from hypert5_jax.config.starting_point import require_start
 from hypert5_jax.config.train_and_judge import is_done, train_and_judge
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
@@ -171,7 +172,8 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def require_starts(cells: Sequence[Cell]) -> None:
-    """Checks that each cell has what it starts from, or an earlier cell makes it.
+    """Checks that each cell has what it starts from, or an earlier cell makes it, and
+    that none was trained to its end with other settings.
 
     Raises:
       UserError: naming the first cell that does not.
@@ -180,6 +182,7 @@ def require_starts(cells: Sequence[Cell]) -> None:
     for cell in cells:
         if not is_done(cell.run, cell.config_text):
             with _naming(cell):
+                require_same_training(cell.run)
                 require_start(cell.run, made)
         made.append(cell.run.model_dir)
 

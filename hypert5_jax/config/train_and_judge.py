@@ -12,6 +12,7 @@ from hypert5_jax.config.data import DataConfig, batches_from, name_batch
 from hypert5_jax.config.evaluation_data import open_evaluation
 from hypert5_jax.config.judging import judge, results_of
 from hypert5_jax.config.opening import open_data
+from hypert5_jax.config.resumption import require_same_training
 from hypert5_jax.config.starting_point import require_start
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.batch import Batch
@@ -40,13 +41,14 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
 
     Raises:
       UserError: as train and judge; what does not fit the evaluation is said before
-        the first step.
+        the first step. All steps were made, with other settings.
     """
     if hosts.told(lambda: is_done(run, config_text)):
         _describe_once(run)
         steps = f"{run.train.steps} of {run.train.steps} steps"
         hosts.say(f"{run.model_dir} is done: {steps}")
         return True
+    hosts.told(lambda: require_same_training(run))
     require_start(run)
     opened = None if run.evaluation is None else open_evaluation(run.evaluation)
     if not _train(run, config_text):

@@ -191,7 +191,7 @@ def test_a_run_with_another_stream_is_refused_and_its_folder_left_alone(home, ca
     config = (home / "halted" / "config.gin").read_text()
     capsys.readouterr()
     again = ("hypert5_prefix", "halted", home / "base", "BATCH_SIZE=16")
-    assert run(home, *again) == 2
+    assert run(home, *again, "TRAIN_STEPS=3") == 2
     said = capsys.readouterr().err
     assert "was trained with batch size 8, this run has 16" in said
     assert (home / "halted" / "config.gin").read_text() == config
@@ -239,9 +239,10 @@ def test_compressed_optimisers_are_settings_of_the_same_command(home, capsys):
     begin = (home, "hypert5_prefix", "one", home / "base")
     assert run(*begin, *one) == 0
     assert "done: 2 of 2 steps" in capsys.readouterr().out
-    assert run(*begin, *one, "OptimiserConfig.block_size=64") == 2
+    more = (*begin, *one, "TRAIN_STEPS=3")
+    assert run(*more, "OptimiserConfig.block_size=64") == 2
     assert "this run uses adam1bit (block_size 64" in capsys.readouterr().err
-    assert run(*begin, *one, "MeshConfig.fsdp=2") == 2
+    assert run(*more, "MeshConfig.fsdp=2") == 2
     assert "set MeshConfig.fsdp to 1" in capsys.readouterr().err
 
 

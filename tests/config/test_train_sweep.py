@@ -98,7 +98,7 @@ def test_a_recipe_is_trained_and_judged_by_one_command_and_not_again(
     assert (scores / "results.json").stat().st_mtime_ns == before
     # With another setting it is not taken for done, nor with a bit of it changed.
     with pytest.raises(TypeError):
-        run(train, cell / "config.gin", "ScheduleConfig.warmup_steps=1")
+        run(train, cell / "config.gin", "TrainConfig.log_every=2")
     files = (f for f in (cell / "checkpoints" / "2").rglob("*") if f.is_file())
     largest = max(files, key=lambda file: file.stat().st_size)
     content = bytearray(largest.read_bytes())
