@@ -2,10 +2,11 @@
 
 A run with steps left goes on from its newest checkpoint under the settings it is given.
 One without is not trained again: under other settings, its checkpoint and its scores would
-go by what they were not made with.
+go by what they were not made with. Scores of two trainings are not mixed.
 """
 
 import dataclasses
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -38,20 +39,29 @@ _MAY_DIFFER = frozenset(
         "TrainConfig.checkpoints",
     }
 )
+# Whether a resolved configuration is of a TrainRun.
+_OF_TRAINING = re.compile(r"^TrainRun\.", re.MULTILINE)
 _FROZEN_T5 = "InitialConfig.checkpoint_path"
 
 
 def require_same_training(run: TrainRun) -> None:
-    """Checks that a run without steps left was trained with the settings it has now.
+    """Checks that what is there, and will go by this run's settings, was made with them:
+    the last checkpoint, if no steps are left; or else scores in the place of this run's.
 
-    Reads manifests, no arrays.
+    Reads manifests and configurations, no arrays.
 
     Raises:
-      UserError: it was trained with others, named one by one, or for more steps.
+      UserError: it was made with others, named one by one, or with more steps.
     """
     saved = _newest(run)
     if saved is None or saved.step < run.train.steps:
-        return
+        _require_no_other_scores(run)
+    else:
+        _require_trained_so(run, saved)
+
+
+def _require_trained_so(run: TrainRun, saved: Saved) -> None:
+    """Of a run without steps left."""
     if saved.step > run.train.steps:
         raise UserError(
             f"{run.model_dir} has made {saved.step} steps, more than TRAIN_STEPS = "
@@ -67,6 +77,22 @@ def require_same_training(run: TrainRun) -> None:
             f"{'; '.join(changed[:5])}. Nothing would be trained with these; choose "
             "another MODEL_DIR, give it the settings of then (its config.gin has them), "
             "or set more TRAIN_STEPS to go on with the new ones"
+        )
+
+
+def _require_no_other_scores(run: TrainRun) -> None:
+    """Of a run with steps left: otherwise judging says so, when they are all made."""
+    judged = run.evaluation
+    if judged is None or judged.checkpoint_path != run.model_dir:
+        return
+    config = epath.Path(judged.output_dir or "") / "config.gin"
+    if not config.exists() or not _OF_TRAINING.search(text := config.read_text()):
+        return
+    if changed := _changes(text, run, str(config)):
+        raise UserError(
+            f"{config.parent} holds scores of another training: "
+            f"{'; '.join(changed[:5])}. Those of this one could not go there; choose "
+            "another OUTPUT_DIR, or delete that one"
         )
 
 

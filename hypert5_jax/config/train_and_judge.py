@@ -41,7 +41,7 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
 
     Raises:
       UserError: as train and judge; what does not fit the evaluation is said before
-        the first step. All steps were made, with other settings.
+        the first step; so is what require_same_training says.
     """
     if hosts.told(lambda: is_done(run, config_text)):
         _describe_once(run)

@@ -1,4 +1,4 @@
-"""A finished run is what it was trained as: other settings are refused, not written over it."""
+"""What was trained and judged keeps the settings it was made with; others are refused."""
 
 import re
 
@@ -53,9 +53,16 @@ def built(home, *settings):
         # The T5 itself is what this run trains: no frozen one to compare.
         (("INITIAL_CHECKPOINT_PATH=t5",), "checkpoint_path was None, is 't5'"),
         (("TRAIN_STEPS=1",), "has made 2 steps, more than TRAIN_STEPS = 1; set"),
+        # Not when all steps are made, hours later.
+        (
+            ("TRAIN_STEPS=3",),
+            "one/scores holds scores .*: TrainConfig.steps was 2, is 3. .*OUTPUT_DIR",
+        ),
     ],
 )
-def test_a_finished_run_is_not_given_other_settings(home, settings, message, capsys):
+def test_a_run_that_was_judged_is_not_given_other_settings(
+    home, settings, message, capsys
+):
     before = contents(home / "runs")
     assert cli.exit_code(train.main, arguments(home, *settings)) == 2
     printed = capsys.readouterr()
@@ -79,6 +86,16 @@ def test_a_sweep_says_so_before_its_first_cell(home, tmp_path):
         require_starts(cells)
 
 
+def test_a_last_step_that_is_made_anew_is_no_other_training(home):
+    """Its parameters will be those that were judged."""
+    place = home / "runs" / "one" / "checkpoints"
+    place.rename(place.with_name("aside"))
+    try:
+        require_same_training(built(home))
+    finally:
+        place.with_name("aside").rename(place)
+
+
 def test_what_does_not_decide_the_parameters_may_differ(home, capsys):
     """A finished run goes on to another judgement; steps may be added."""
     settings = (
@@ -88,7 +105,10 @@ def test_what_does_not_decide_the_parameters_may_differ(home, capsys):
         "TrainRun.evaluation=None",
     )
     require_same_training(built(home, *settings))
-    require_same_training(built(home, "TRAIN_STEPS=3", "BATCH_SIZE=16"))
+    more = ("TRAIN_STEPS=3", "ScheduleConfig.learning_rate=1e-5")
+    require_same_training(built(home, *more, "TrainRun.evaluation=None"))
+    require_same_training(built(home, *more, f"OUTPUT_DIR={home / 'more'}"))
+    require_same_training(built(home, *more, f"CHECKPOINT_PATH={home / 'other'}"))
     require_same_training(built(home, f"MODEL_DIR={home / 'nowhere'}"))
     assert cli.exit_code(train.main, arguments(home, "SEEDS=(0, 1)")) == 0
     assert "done: 2 of 2 steps" in capsys.readouterr().out
