@@ -24,6 +24,7 @@ from hypert5_jax.parallel.mesh import make_mesh
 from hypert5_jax.reporting.writers import default_writers
 from hypert5_jax.training.held_out import held_out_loss
 from hypert5_jax.training.initial import initial_params
+from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.loop import Evaluate, train
 from hypert5_jax.training.state import TrainState
 from hypert5_jax.training.table import parameter_table
@@ -51,11 +52,16 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
     hosts.told(lambda: require_same_training(run))
     require_start(run)
     opened = None if run.evaluation is None else open_evaluation(run.evaluation)
-    if not _train(run, config_text):
-        return False
-    if opened is None:
-        return True
-    return judge(opened, config_text)
+    with Interruption() as interruption:
+        # A sweep may have been told to stop while the data were opened.
+        if interruption.asked() or not _train(run, config_text):
+            return False
+        if opened is None:
+            return True
+        # Or the run while its last checkpoint was written: that asks no more.
+        if interruption.asked():
+            return False
+        return judge(opened, config_text)
 
 
 def is_done(run: TrainRun, config_text: str) -> bool:

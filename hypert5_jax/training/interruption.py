@@ -18,6 +18,10 @@ class Interruption:
     flag is set when the main thread is next in Python: a step or a compilation that is
     under way ends first.
 
+    Where one is entered within another, as a run's within a sweep's, SIGTERM sets the flag
+    of both: one that came before the inner one was entered stops what that one is about,
+    and one that came too late for it stops what the outer one would do next.
+
     Over several processes, of which perhaps only one is told to go, they agree on the
     step to stop at. The coordination service of `jax.distributed`, which must be running,
     listens for SIGTERM itself from its start on, hands the notice on to all, and picks the
@@ -27,12 +31,16 @@ class Interruption:
 
     def __init__(self) -> None:
         self._asked = False
+        self._outer: Interruption | None = None
         self._previous: object = None
         self._installed = False
 
     def __enter__(self) -> Self:
         alone = jax.process_count() == 1
         if alone and threading.current_thread() is threading.main_thread():
+            # Whose it is now; before ours is installed, which may be called at once.
+            handler = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+            self._outer = handler if isinstance(handler, Interruption) else None
             self._previous = signal.signal(signal.SIGTERM, self._ask)
             self._installed = True
         return self
@@ -40,6 +48,8 @@ class Interruption:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         # No lock: a second signal may come while this one is handled.
         self._asked = True
+        if self._outer is not None:
+            self._outer._ask(number, frame)
 
     def __exit__(
         self,
@@ -63,4 +73,4 @@ class Interruption:
     @property
     def signalled(self) -> bool:
         """Whether SIGTERM came here; over several processes that is not for one to say."""
-        return self._asked
+        return self._asked or (self._outer is not None and self._outer.signalled)

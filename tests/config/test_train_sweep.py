@@ -11,6 +11,7 @@ from hypert5_jax import evaluate, train
 from hypert5_jax.config import cli, evaluation, gin_files, sweep_cells, train_and_judge
 from hypert5_jax.config.sweep_cells import build_sweep
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.training import snapshot
 from tests.config.test_evaluate_front_door import prepare
 from tests.config.tiny_run import SIZES, TRAIN
 
@@ -125,6 +126,34 @@ def test_sigterm_ends_a_sweep_between_its_cells_too(home, monkeypatch, capsys):
     assert run(train, home / "sweep.gin", "OUTPUT_DIR=x") == 0
     printed = capsys.readouterr().out
     assert "stopped" in printed and "2/2" not in printed
+
+
+def test_sigterm_stops_a_cell_before_it_trains_and_before_it_is_judged(
+    home, monkeypatch, capsys, tmp_path
+):
+    """Where nothing of the cell asks any more, or not yet."""
+
+    def terminate(function):
+        def terminated(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return function(*args)
+
+        return terminated
+
+    def stopped():
+        assert run(train, home / "sweep.gin", f"OUTPUT_DIR={tmp_path}") == 0
+        assert "stopped; the same command" in capsys.readouterr().out
+        assert not list(tmp_path.rglob("scores"))
+        return [path.name for path in tmp_path.glob("small/one/*")]
+
+    with monkeypatch.context() as opening:
+        opened = terminate(train_and_judge.open_evaluation)
+        opening.setattr(train_and_judge, "open_evaluation", opened)
+        assert stopped() == []
+    monkeypatch.setattr(snapshot, "save", terminate(snapshot.save))
+    assert stopped() == ["learning_rate_0.001"]
+    folder = tmp_path / "small" / "one" / "learning_rate_0.001"
+    assert (folder / "checkpoints" / "2" / "manifest.json").exists()
 
 
 def test_a_dry_run_lists_the_cells(home, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 
 from hypert5_jax.checkpoints import store
+from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.loop import TrainConfig, train
 from tests.faults import one_host
 from tests.training import toy
@@ -86,3 +87,18 @@ def test_sigterm_that_ends_the_readers_of_the_data_too_still_saves(tmp_path):
     )
     assert result.stopped and result.step < 7
     assert store.newest(tmp_path).name == str(result.step)
+
+
+def test_sigterm_outlives_the_inner_of_two_who_ask():
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption() as outer:
+        with Interruption() as inner:
+            assert not inner.asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert inner.asked()
+        assert outer.asked()
+        with Interruption() as later:
+            assert later.asked()
+    assert signal.getsignal(signal.SIGTERM) == before
+    with Interruption() as anew:
+        assert not anew.asked()
