@@ -79,4 +79,4 @@ def describe(sampler: Sampler, number: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, only_prints=True)

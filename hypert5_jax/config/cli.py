@@ -1,8 +1,8 @@
 """How every front door begins and ends: its arguments; one message and an exit code.
 
 0    done, or stopped by SIGTERM with everything saved
-1    a defect of ours (traceback); a training step that was not finite, or storage that
-     fails in a way that may pass (message)
+1    a defect of ours (traceback); a training step that was not finite, storage that fails
+     in a way that may pass, or nobody who reads what is printed (message)
 2    a mistake of the user's (message)
 75   another process of the run was lost (message); the same command goes on
 130  interrupted from the keyboard
@@ -22,6 +22,10 @@ from hypert5_jax.core.errors import StorageError, UserError
 from hypert5_jax.parallel import lost
 
 USER_ERROR = 2
+_UNREAD = (
+    "ended before it was done: whoever read its output is gone (broken pipe); the same "
+    "command goes on from what is saved, its output to a file or to one who reads it all"
+)
 INTERRUPTED = 130
 
 
@@ -54,14 +58,31 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(
-    main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None
+    main: Callable[[Sequence[str]], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    only_prints: bool = False,
 ) -> NoReturn:
     """Calls main(arguments without the program's name) and exits the process."""
-    sys.exit(exit_code(main, sys.argv[1:] if argv is None else argv))
+    sys.exit(exit_code(main, sys.argv[1:] if argv is None else argv, only_prints))
 
 
-def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
-    """Calls main and turns what users can mend into a message on standard error."""
+def exit_code(
+    main: Callable[[Sequence[str]], int | None],
+    argv: Sequence[str],
+    only_prints: bool = False,
+) -> int:
+    """Calls main and turns what users can mend into a message on standard error.
+
+    Args:
+      main: of a front door.
+      argv: its arguments.
+      only_prints: it leaves nothing unmade when nobody reads on (`… | head`), which is
+        no failure then; nor is it one of a dry run.
+
+    Returns:
+      The exit code.
+    """
     _quiet_logs()
     try:
         code = main(argv) or 0
@@ -78,10 +99,12 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) 
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output went away (`… | head`); nothing is left to say.
+        # At its end Python would try once more to write what is left in the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        lost.leave(0, "nobody reads on")
-        return 0
+        if only_prints or "--dry_run" in argv:
+            lost.leave(0, "nobody reads on")
+            return 0
+        return _say(_UNREAD, 1)
     except Exception as error:
         lost.await_verdict(error)
         if not lost.watching():
