@@ -8,11 +8,12 @@ import multiprocessing
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import MANIFEST_FILE
 from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
 from hypert5_jax.preparation import manifest, seqio_tasks, writer
+from hypert5_jax.preparation.bad_lines import REASON as BAD_LINE
 from hypert5_jax.preparation.bad_lines import BadLines
-from hypert5_jax.preparation.modules import find_provider
+from hypert5_jax.preparation.modules import digest_of, find_provider
 from hypert5_jax.preparation.progress import Progress
 
 _REPORT_EVERY = 1000  # examples
@@ -41,6 +43,7 @@ class _Work:
     seed: int
     skip_bad_lines: int
     cache_dir: str | None
+    code: str  # a digest of the modules
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -57,7 +60,8 @@ class _Work:
     @functools.cached_property
     def settings(self) -> str:
         """A digest of all that what is written depends on."""
-        said = json.dumps([self.vocabulary.to_json(), self.chosen], sort_keys=True)
+        decides = [self.vocabulary.to_json(), self.chosen, self.code]
+        said = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
 
@@ -72,7 +76,20 @@ class _Unit:
     @property
     def name(self) -> str:
         safe = re.sub(r"[^\w.\-]", "_", self.task)
+        if safe != self.task:  # another task's name may become the same
+            safe += "-" + hashlib.sha256(self.task.encode()).hexdigest()[:8]
         return f"{safe}-{self.shard[0]:05d}-of-{self.shard[1]:05d}"
+
+    @property
+    def was_written(self) -> bool:
+        """Whether an earlier run finished it, however it made it."""
+        return (self.work.directory / f"{self.name}.json").exists()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an earlier run finished it, with the same settings and code."""
+        work = self.work
+        return writer.unit_is_done(work.directory, self.name, self.task, work.settings)
 
 
 def prepare_mixture(
@@ -89,7 +106,8 @@ def prepare_mixture(
 ) -> Path:
     """Tokenises a seqio task or mixture into `{output_dir}/{name}/{split}`.
 
-    A folder that is complete is left as it is; one that was interrupted is continued.
+    A folder that is complete is left as it is; one that was interrupted is continued,
+    but for units that were made with other settings or by other code of `modules`.
 
     Args:
       name: of a seqio Task or Mixture.
@@ -108,8 +126,8 @@ def prepare_mixture(
       `{output_dir}/{name}`, for `data.prepared.open_mixture`.
 
     Raises:
-      UserError: unknown name or split, unreadable data, another vocabulary than that
-        of the data already there.
+      UserError: unknown name or split, unreadable data, another vocabulary or other
+        settings than those of the data already there.
     """
     provider = find_provider(name, modules)
     seqio_tasks.start_tensorflow()
@@ -121,26 +139,28 @@ def prepare_mixture(
     if overwrite and directory.exists():
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    work = _Work(
+        mixture=name,
+        split=split,
+        modules=tuple(modules),
+        directory=directory,
+        vocabulary=vocabulary,
+        lengths=lengths,
+        seed=seed,
+        skip_bad_lines=skip_bad_lines,
+        cache_dir=cache_dir,
+        code=digest_of(modules),
+    )
     with _only_one(directory):
         if (directory / MANIFEST_FILE).exists():
-            _check_existing(directory, vocabulary)
+            _check_existing(work, tasks)
             manifest.remove_unit_files(directory)
             return home
         for left_over in directory.glob(".*.tmp"):
             left_over.unlink()
         if model is not None:
             writer.replace_file(directory / MODEL_FILE, model)
-        work = _Work(
-            mixture=name,
-            split=split,
-            modules=tuple(modules),
-            directory=directory,
-            vocabulary=seqio_tasks.with_model(vocabulary, directory),
-            lengths=lengths,
-            seed=seed,
-            skip_bad_lines=skip_bad_lines,
-            cache_dir=cache_dir,
-        )
+        work = replace(work, vocabulary=seqio_tasks.with_model(vocabulary, directory))
         units = _units(work, tasks)
         _run(units, tasks, num_workers)
         manifest.write_manifest(
@@ -181,13 +201,36 @@ def _sources(
     ]
 
 
-def _check_existing(directory: Path, vocabulary: Vocabulary) -> None:
-    fields = json.loads((directory / MANIFEST_FILE).read_text())["vocabulary"]
-    if fields["fingerprint"] != vocabulary.fingerprint:
+def _check_existing(work: _Work, tasks: Mapping[str, Any]) -> None:
+    """Refuses prepared data that this command would have made otherwise."""
+    directory = work.directory
+    there = json.loads((directory / MANIFEST_FILE).read_text())
+    then, now = there["vocabulary"]["fingerprint"], work.vocabulary.fingerprint
+    if then != now:
         raise UserError(
-            f"{directory} was prepared with vocabulary {fields['fingerprint'][:12]}, "
-            f"the task now declares {vocabulary.fingerprint[:12]}; prepare into another "
-            "folder, or again with --overwrite"
+            f"{directory} was prepared with vocabulary {then[:12]}, the task now "
+            f"declares {now[:12]}; prepare into another folder, or again with "
+            "--overwrite"
+        )
+    decides = ["seed", "cache_dir"]
+    if any(map(seqio_tasks.takes_lengths, tasks.values())):
+        decides.append("lengths")
+    old, new = there["settings"], work.chosen
+    differing = [
+        f"{name} was {old.get(name)}, is {new.get(name)}"
+        for name in decides
+        if old.get(name) != new.get(name)
+    ]
+    bad_lines = sum(skipped.get(BAD_LINE, 0) for skipped in there["skipped"].values())
+    if bad_lines > work.skip_bad_lines:
+        differing.append(
+            f"{bad_lines} bad lines were left out, skip_bad_lines is "
+            f"{work.skip_bad_lines}"
+        )
+    if differing:
+        raise UserError(
+            f"{directory} was prepared with other settings: {'; '.join(differing)}. "
+            "Prepare into another folder, or again with --overwrite"
         )
 
 
@@ -201,12 +244,14 @@ def _only_one(directory: Path) -> Iterator[None]:
 
 
 def _run(units: Sequence[_Unit], tasks: Mapping[str, Any], num_workers: int) -> None:
-    open_units = [
-        unit
-        for unit in units
-        if not writer.unit_is_done(unit.work.directory, unit.name, unit.work.settings)
-    ]
+    open_units = [unit for unit in units if not unit.is_done]
     name = f"{units[0].work.mixture}/{units[0].work.split}"
+    if old := sum(unit.was_written for unit in open_units):
+        print(
+            f"{name}: {old} finished units are of other settings or code; they are "
+            "made anew",
+            file=sys.stderr,
+        )
     progress = Progress(name, len(units), len(units) - len(open_units))
     if num_workers <= 1 or len(open_units) <= 1:
         for unit in open_units:

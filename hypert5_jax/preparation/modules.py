@@ -1,5 +1,6 @@
 """Finding seqio tasks and mixtures by name, a user's own included."""
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -52,6 +53,15 @@ def import_module(name: str) -> ModuleType:
             f"--module={name}: {error}; give the name of an importable module, or the "
             "path of a .py file, that registers seqio tasks"
         ) from error
+
+
+def digest_of(modules: Sequence[str]) -> str:
+    """Hex sha256 over the source files of modules, in their order; imports them."""
+    digest = hashlib.sha256()
+    for name in modules:
+        file = import_module(name).__file__
+        digest.update(Path(file).read_bytes() if file else b"")
+    return digest.hexdigest()
 
 
 def _load(name: str, file: Path) -> ModuleType:

@@ -1,5 +1,7 @@
 """What preparation needs to know of seqio: tasks, rates, vocabularies, examples."""
 
+import dataclasses
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -138,6 +140,24 @@ def metric_names(task: Any) -> tuple[str, ...]:
 def about(task: Any) -> dict[str, str]:
     """What a task's source says of its data: FilesSource(about=…), else nothing."""
     return dict(getattr(task.source, "about", {}))
+
+
+def takes_lengths(task: Any) -> bool:
+    """Whether what a task makes may depend on `sequence_length`.
+
+    seqio gives it to preprocessors that name it.
+    """
+    import seqio
+
+    if type(task).get_dataset is not seqio.Task.get_dataset:
+        return True
+    names: set[str] = set()
+    for step in task.preprocessors:
+        if dataclasses.is_dataclass(step):
+            names.update(field.name for field in dataclasses.fields(step))
+        elif not isinstance(step, seqio.CacheDatasetPlaceholder):
+            names.update(inspect.signature(step).parameters)
+    return "sequence_length" in names
 
 
 def source_of(task: Any, split: str, cache_dir: str | None = None) -> Any:

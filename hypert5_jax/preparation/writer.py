@@ -176,6 +176,7 @@ def write_unit(
         np.save(file, rows)
     os.replace(temporary_name(index), index)
     summary = {
+        "task": default_task,
         "settings": settings,
         "shard": {
             "file": path.name,
@@ -191,8 +192,8 @@ def write_unit(
     replace_file(directory / f"{unit}.json", json_bytes(summary))
 
 
-def unit_is_done(directory: Path, unit: str, settings: str) -> bool:
-    """Whether an earlier run finished this unit with the same settings."""
+def unit_is_done(directory: Path, unit: str, task: str, settings: str) -> bool:
+    """Whether an earlier run finished this unit of this task with the same settings."""
     summary = directory / f"{unit}.json"
     if not summary.exists():
         return False
@@ -200,7 +201,8 @@ def unit_is_done(directory: Path, unit: str, settings: str) -> bool:
     shard = fields["shard"]
     file = directory / shard["file"]
     return bool(
-        fields["settings"] == settings
+        fields.get("task") == task
+        and fields["settings"] == settings
         and (directory / f"{unit}.index.npy").exists()
         and file.exists()
         and file.stat().st_size == shard["bytes"]

@@ -100,6 +100,9 @@ def test_bad_lines_are_left_out_up_to_a_bound_over_the_split(
     mixture = open_mixture(out / name, "train")
     assert mixture.manifest["skipped"] == {name: {"bad line": 3}}
     assert mixture.manifest["settings"]["skip_bad_lines"] == 3
+    assert run(out, "--skip_bad_lines=4", name=name) == 0
+    assert run(out, "--skip_bad_lines=2", name=name) == 2
+    assert "3 bad lines were left out, skip_bad_lines is 2" in capsys.readouterr().err
 
 
 def test_where_several_units_read_one_file_its_bad_lines_count_once(files):

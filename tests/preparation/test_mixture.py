@@ -1,5 +1,6 @@
 """Preparing seqio tasks, seqio and TensorFlow really imported (once for all tests)."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,39 @@ def test_preparing_twice_changes_nothing(output_dir):
     assert contents(output_dir / "toy_mixture") == before
 
 
+def test_tasks_whose_names_differ_in_punctuation_keep_their_own_data(tmp_path):
+    from hypert5_jax.preparation.mixture import prepare_mixture
+
+    prepare_mixture("toy_pairs", "train", tmp_path, modules=[MODULE])
+    mixture = opened(tmp_path, "toy_pairs")
+    for mark in ":#":
+        assert texts(mixture, f"toy_pair{mark}x", 0) == ("question 0", f"{mark} </s>")
+    files = [shard["file"] for shard in mixture.manifest["shards"]]
+    assert len(set(files)) == len(files) == 2
+
+
+def test_what_was_prepared_with_other_settings_is_refused(output_dir, tmp_path):
+    from hypert5_jax.preparation.mixture import prepare_mixture
+
+    def prepare(name: str, **more):
+        return prepare_mixture(name, "train", tmp_path, [MODULE], **more)
+
+    short, long = ({"inputs": length, "targets": 9} for length in (3, 4))
+    prepare("toy_lengths", lengths=short)
+    before = contents(tmp_path)
+    prepare("toy_lengths", lengths=short, num_workers=2, skip_bad_lines=5)
+    with pytest.raises(UserError, match=r"lengths was .*3.* is .*4.*--overwrite"):
+        prepare("toy_lengths", lengths=long)
+    with pytest.raises(UserError, match="cache_dir was None, is cached"):
+        prepare("toy_lengths", lengths=short, cache_dir="cached")
+    assert contents(tmp_path) == before
+    prepare("toy_lengths", lengths=long, overwrite=True)
+    assert opened(tmp_path, "toy_lengths").index["inputs"].tolist() == [4] * 24
+    # Nothing in this task asks for lengths.
+    prepare("toy_tokenised", lengths=short)
+    prepare("toy_tokenised", lengths=long)
+
+
 def test_first_use_prepares_what_is_small(output_dir, tmp_path):
     from hypert5_jax.preparation.first_use import ensure_prepared
 
@@ -200,6 +234,50 @@ def test_a_killed_preparation_goes_on_and_ends_byte_identical(
     assert len(kept) >= 2  # what was whole was not written again
     about = opened(tmp_path / "killed", "toy_files").about
     assert about == {"toy_files": {"release": "7"}}
+
+
+MINE = """
+import seqio
+from hypert5_jax.preparation.sources import TEXT, FilesSource
+from tests.preparation.toy_tasks import FEATURES, toy_files, toy_lines
+
+def read(split, path):
+    for row in toy_lines(split, path):
+        yield row | {"targets": "old"}
+
+kinds = {"inputs": TEXT, "targets": TEXT}
+source = FilesSource(toy_files, read, kinds, ["train"])
+seqio.TaskRegistry.add("mended", source, output_features=FEATURES, preprocessors=[])
+"""
+
+
+def test_units_of_a_module_that_was_mended_are_made_anew(
+    output_dir, tmp_path, monkeypatch, capsys
+):
+    import seqio
+
+    from hypert5_jax.preparation.mixture import prepare_mixture
+
+    write_files(tmp_path / "files", 2)
+    monkeypatch.setenv("TOY_TASKS_FOLDER", str(tmp_path / "files"))
+    last, mine = tmp_path / "files" / "1.jsonl", tmp_path / "mine.py"
+    whole = last.read_text()
+    last.write_text("{broken\n")
+    mine.write_text(MINE)
+    with pytest.raises(UserError, match="malformed JSON"):
+        prepare_mixture("mended", "train", tmp_path, [str(mine)])
+
+    # As another process would see it.
+    last.write_text(whole)
+    mine.write_text(MINE.replace("old", "new"))
+    del sys.modules[str(mine)]
+    seqio.TaskRegistry.remove("mended")
+    capsys.readouterr()
+    prepare_mixture("mended", "train", tmp_path, [str(mine)])
+    mixture = opened(tmp_path, "mended")
+    assert {texts(mixture, "mended", i)[1] for i in range(60)} == {"new </s>"}
+    said = capsys.readouterr().err
+    assert "mended/train: 1 finished units are of other settings or code" in said
 
 
 def write_files(folder: Path, count: int) -> None:

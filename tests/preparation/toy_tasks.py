@@ -164,4 +164,7 @@ seqio.MixtureRegistry.add(
     "toy_mixture",
     [("toy_text", 3.0), ("toy_groups", seqio.mixing_rate_num_examples)],
 )
+for _mark in ":#":
+    _add(f"toy_pair{_mark}x", lambda i, mark=_mark: {"targets": mark})
+seqio.MixtureRegistry.add("toy_pairs", ["toy_pair:x", "toy_pair#x"], 1.0)
 seqio.MixtureRegistry.add("toy_rated", [("toy_many", 3.0), ("toy_text", 1.0)])
