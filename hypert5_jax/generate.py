@@ -27,6 +27,7 @@ from hypert5_jax.evaluation.results import Json, claim, write_whole
 from hypert5_jax.inference.decoding import Decoding
 from hypert5_jax.inference.options import RANKINGS
 from hypert5_jax.phi.task_phi import TaskPhi
+from hypert5_jax.training.state import fingerprints
 
 _DECODING = {
     "max_tokens": int,
@@ -71,21 +72,13 @@ def main(argv: Sequence[str]) -> None:
     answers = _answers(model, inputs, phi, decoding, args, done)
 
     # 3. the file: what is there was made with the same settings
-    decides: Json = {
-        "base_model": model.base_model,
-        "phi": _digest(Path(args.phi).read_bytes()) if args.phi else None,
-        "inputs": _digest(repr(inputs).encode()),
-        "batch_size": args.batch_size,
-    }
-    if ranked:
-        decides["ranking"] = args.ranking
-    else:
-        decides |= {f"decoding {name}": v for name, v in vars(decoding).items()}
+    decides = _settings(model, inputs, decoding, args)
     output = Path(args.output)
-    claim_output(output, decides)
-
-    # 4. answers, as they come
+    require_own(output)
     with AppendedLines(output) as file:
+        claim_output(file, decides)
+
+        # 4. answers, as they come
         done.update(line["number"] for line in file.lines)
         write(file, answers, len(inputs), args.batch_size)
         lines = sorted(file.lines, key=lambda line: line["number"])
@@ -154,21 +147,62 @@ def cut_report(model: Model, inputs: Sequence[TextInput]) -> list[str]:
     return [f"{count:,} of {len(inputs):,} inputs are cut: longer than {room:,} tokens"]
 
 
-def claim_output(output: Path, decides: Json) -> None:
-    """Takes the file for these settings, or for going on with them.
+def _settings(
+    model: Model,
+    inputs: Sequence[TextInput],
+    decoding: Decoding,
+    args: argparse.Namespace,
+) -> Json:
+    """What decides the answers."""
+    phi = None
+    if args.phi:
+        phi = _digest(Path(args.phi).read_bytes())
+    elif model.system.variant.source == "learned":
+        phi = fingerprints({"phi": model.params["phi"]})["phi"]
+    decides: Json = {
+        "base_model": model.base_model,
+        "phi": phi,
+        "vocabulary": model.vocabulary.fingerprint,
+        "lengths": dict(model.row.lengths),
+        "inputs": _digest(repr(inputs).encode()),
+        "batch_size": args.batch_size,
+    }
+    if inputs[0].options:
+        return decides | {"ranking": args.ranking}
+    return decides | {f"decoding {name}": v for name, v in vars(decoding).items()}
+
+
+def require_own(output: Path) -> None:
+    """Refuses a file that this command did not write, before anything touches it.
 
     Raises:
-      UserError: it holds answers made otherwise, or something else.
+      UserError: it has something in it, and no settings beside it.
     """
-    settings = output.with_name(output.name + ".settings.json")
-    if not output.exists() or not output.stat().st_size:
-        settings.unlink(missing_ok=True)
-    elif not settings.exists():
+    if output.exists() and output.stat().st_size and not _note(output).exists():
         raise UserError(
             f"{output} is there and was not written by this command; choose another "
             "--output"
         )
-    claim(epath.Path(settings), decides, str(output), "--output")
+
+
+def claim_output(file: AppendedLines, decides: Json) -> None:
+    """Takes the file for these settings, or for going on with them.
+
+    Args:
+      file: held, so that the settings noted beside it are nobody else's.
+      decides: the settings.
+
+    Raises:
+      UserError: it holds answers made otherwise.
+    """
+    settings = _note(file.path)
+    if not file.lines:
+        settings.unlink(missing_ok=True)
+    claim(epath.Path(settings), decides, str(file.path), "--output")
+
+
+def _note(output: Path) -> Path:
+    return output.with_name(output.name + ".settings.json")
 
 
 def write(

@@ -1,5 +1,6 @@
 """python -m hypert5_jax.adapt and .generate: files in, files out, resumed and refused."""
 
+import dataclasses
 import json
 import re
 
@@ -7,11 +8,22 @@ import numpy as np
 import pytest
 
 from hypert5_jax import adapt, generate
+from hypert5_jax.adapting.model import Model
 from hypert5_jax.config import cli
+from hypert5_jax.evaluation.appended import AppendedLines
+from hypert5_jax.hyper.variants import Variant
+from hypert5_jax.phi.spec import LoRASpec
 from hypert5_jax.phi.task_phi import TaskPhi
-from tests.adapting.tiny import EXAMPLES, model
+from tests.adapting.tiny import BYTES, EXAMPLES, ROW, model
 from tests.killed import contents, kill_when
 
+LEARNED = Variant(
+    adaptation="lora",
+    source="learned",
+    trainable=("phi",),
+    context="none",
+    lora=LoRASpec(2),
+)
 INPUTS = [f"in {i}" + "x" * (i % 5) for i in range(40)]
 
 
@@ -139,6 +151,47 @@ def test_generate_answers_in_order_and_once(home, tmp_path, capsys):
     assert generated(home, tmp_path / "notes.jsonl") == 2
     assert "not written by this command" in capsys.readouterr().err
     assert (tmp_path / "notes.jsonl").read_text() == "mine\n"
+
+
+def test_generate_does_not_take_another_runs_phi_or_rows_for_its_own(tmp_path, capsys):
+    # Two φ learned beside one T5, and one of them with rows of another length.
+    one, other = (model(LEARNED, seed) for seed in (0, 1))
+    params = {"downstream": one.params["downstream"], "phi": other.params["phi"]}
+    lengths = {"hyper_inputs": 40, "inputs": 9, "targets": 6}
+    short = dataclasses.replace(ROW, lengths=lengths)
+    for name, parts in {
+        "one": (one.params, ROW),
+        "other": (params, ROW),
+        "short": (one.params, short),
+    }.items():
+        built = Model(one.system, parts[0], BYTES, parts[1], one.base_model, name)
+        built.save(tmp_path / name)
+    (tmp_path / "in.txt").write_text("ab\ncd\n")
+
+    def code(name):
+        given = [f"--checkpoint={tmp_path / name}", f"--inputs={tmp_path / 'in.txt'}"]
+        return cli.exit_code(
+            generate.main, [*given, f"--output={tmp_path / 'out'}", "--options=a,b"]
+        )
+
+    assert code("one") == code("one") == 0
+    before = lines_of(tmp_path / "out")
+    assert code("other") == 2
+    assert "other settings: phi was" in capsys.readouterr().err
+    assert code("short") == 2
+    assert "lengths.inputs was 12, is 9" in capsys.readouterr().err
+    assert lines_of(tmp_path / "out") == before
+
+
+def test_a_second_generate_leaves_a_running_ones_settings_alone(home, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    note = tmp_path / "out.jsonl.settings.json"
+    with AppendedLines(out):  # begun, and nothing answered yet
+        note.write_text('{"of": "the first"}\n')
+        assert generated(home, out, "--max_tokens=3") == 2
+        assert "another process is writing" in capsys.readouterr().err
+        assert note.read_text() == '{"of": "the first"}\n'
+    assert generated(home, out) == 0
 
 
 def test_generate_goes_on_where_it_was_killed(home, tmp_path):
