@@ -11,14 +11,20 @@ Started once on every host, it is one run over all of them (docs/tpu.md).
 from collections.abc import Sequence
 
 from hypert5_jax.config import cli, gin_files
+from hypert5_jax.config.starting_point import check_start
 from hypert5_jax.config.sweep_cells import (
     build_sweep,
     check_cells,
+    check_starts,
     is_sweep,
     require_starts,
     run_cells,
 )
-from hypert5_jax.config.train_and_judge import check_prepared, train_and_judge
+from hypert5_jax.config.train_and_judge import (
+    check_prepared,
+    is_done,
+    train_and_judge,
+)
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
 from hypert5_jax.parallel import hosts
 from hypert5_jax.parallel.agreement import require_same_settings
@@ -42,6 +48,9 @@ def main(argv: Sequence[str]) -> int:
         hosts.say(config_text)
         hosts.say(parameter_table(shapes))
         hosts.say(check_prepared(run))
+        if not hosts.told(lambda: is_done(run, config_text)):
+            for note in check_start(run):
+                hosts.say(note)
         return 0
 
     # 2. training, and the judgement at its end
@@ -59,6 +68,8 @@ def _sweep(arguments: gin_files.GinArguments) -> int:
     if arguments.dry_run:
         for cell in cells:
             hosts.say(f"{cell.run.model_dir}  ({cell.recipe})")
+        for note in check_starts(cells):
+            hosts.say(note)
         hosts.say(f"{len(cells)} cells in {sweep.output_dir}")
         return 0
 

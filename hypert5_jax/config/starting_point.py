@@ -1,5 +1,6 @@
 """Whether the checkpoints a run starts from are there, and which recipe makes them."""
 
+import dataclasses
 from collections.abc import Collection
 
 from hypert5_jax.checkpoints import any_t5, store
@@ -8,6 +9,40 @@ from hypert5_jax.checkpoints.public_t5 import resolve
 from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.training import initial
+
+_T5, _ADAPTATION = "INITIAL_CHECKPOINT_PATH", "INITIAL_ADAPTATION_PATH"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """One thing a run starts from.
+
+    Attributes:
+      setting: that names it.
+      path: what is read: a run, one of its steps, a T5 or a φ file.
+      root: the setting's value.
+      maker: the recipe that makes it, or "".
+    """
+
+    setting: str
+    path: str
+    root: str
+    maker: str
+
+    def is_there(self) -> bool:
+        """Whether it exists; reads no arrays."""
+        phi_file = self.setting == _ADAPTATION and absolute(self.path).is_file()
+        return phi_file or _exists(self.path)
+
+    def missing(self, run: TrainRun) -> str:
+        """What is said where it is not."""
+        name = (run.recipe and run.recipe.name) or run.model_dir
+        return (
+            f"no checkpoint at {self.path}, which {name} starts from "
+            f"({self.setting}){_steps(self.root)}. "
+            f"{_advice(self.setting, self.root, self.maker)}"
+        )
 
 
 def require_start(run: TrainRun, made_before: Collection[str] = ()) -> None:
@@ -20,31 +55,56 @@ def require_start(run: TrainRun, made_before: Collection[str] = ()) -> None:
     Raises:
       UserError: a checkpoint is missing; the message has the command that makes it.
     """
-    recipe = run.recipe or Recipe("")
-    initial = run.initial
-    for setting, path, maker, root in (
+    for start in _starts(run, made_before):
+        if not start.is_there():
+            raise UserError(start.missing(run))
+
+
+def check_start(run: TrainRun, made_before: Collection[str] = ()) -> list[str]:
+    """The same where nothing is to be trained yet, perhaps far from where it will be.
+
+    Args:
+      run, made_before: as for `require_start`.
+
+    Returns:
+      Notes: what lies in a bucket, which is not looked at, and what is missing but made
+      by another recipe.
+
+    Raises:
+      UserError: nothing is named to start from; or something local is missing that no
+        recipe makes, or is of another model by its headers.
+    """
+    initial.require_chosen(run.initial)
+    notes = []
+    for start in _starts(run, made_before):
+        if "://" in resolve(start.path):
+            notes.append(f"note: {start.path} ({start.setting}) is not looked at here")
+        elif not start.is_there():
+            if not start.maker:
+                raise UserError(start.missing(run))
+            notes.append(f"note: {start.missing(run)}")
+        elif start.setting == _T5:
+            initial.check_t5(run.system, start.path)
+    return notes
+
+
+def _starts(run: TrainRun, made_before: Collection[str]) -> list[_Start]:
+    """What a run starts from, without what is made before it."""
+    recipe, config = run.recipe or Recipe(""), run.initial
+    named = (
+        (_T5, config.checkpoint_path, config.checkpoint_path, recipe.checkpoint_recipe),
         (
-            "INITIAL_CHECKPOINT_PATH",
-            initial.checkpoint_path,
-            recipe.checkpoint_recipe,
-            initial.checkpoint_path,
-        ),
-        (
-            "INITIAL_ADAPTATION_PATH",
-            initial.adaptation,
+            _ADAPTATION,
+            config.adaptation,
+            config.adaptation_path,
             recipe.adaptation_recipe,
-            initial.adaptation_path,
         ),
-    ):
-        if path is None or root is None or _made(path, made_before):
-            continue
-        phi_file = path == initial.adaptation and absolute(path).is_file()
-        if phi_file or _exists(path):
-            continue
-        raise UserError(
-            f"no checkpoint at {path}, which {recipe.name or run.model_dir} starts from "
-            f"({setting}){_steps(root)}. {_advice(setting, root, maker)}"
-        )
+    )
+    return [
+        _Start(setting, path, root, maker)
+        for setting, path, root, maker in named
+        if path is not None and root is not None and not _made(path, made_before)
+    ]
 
 
 def _advice(setting: str, path: str, maker: str) -> str:

@@ -17,7 +17,7 @@ import gin.config as gin_config
 
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.resumption import require_same_training
-from hypert5_jax.config.starting_point import require_start
+from hypert5_jax.config.starting_point import check_start, require_start
 from hypert5_jax.config.train_and_judge import is_done, train_and_judge
 from hypert5_jax.config.train_run import TrainRun, check_abstractly
 from hypert5_jax.config.train_sweep import TrainSweep
@@ -178,13 +178,27 @@ def require_starts(cells: Sequence[Cell]) -> None:
     Raises:
       UserError: naming the first cell that does not.
     """
-    made: list[str] = []
-    for cell in cells:
+    for cell, made in _in_order(cells):
+        with _naming(cell):
+            require_same_training(cell.run)
+            require_start(cell.run, made)
+
+
+def check_starts(cells: Sequence[Cell]) -> list[str]:
+    """The same where nothing is to be trained yet; see `check_start`."""
+    notes: list[str] = []
+    for cell, made in _in_order(cells):
+        with _naming(cell):
+            require_same_training(cell.run)
+            notes += check_start(cell.run, made)
+    return list(dict.fromkeys(notes))
+
+
+def _in_order(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[str]]]:
+    """Cells that are not done, each with the folders of all before it."""
+    for number, cell in enumerate(cells):
         if not is_done(cell.run, cell.config_text):
-            with _naming(cell):
-                require_same_training(cell.run)
-                require_start(cell.run, made)
-        made.append(cell.run.model_dir)
+            yield cell, [other.run.model_dir for other in cells[:number]]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from hypert5_jax.adapting.description import Description
 from hypert5_jax.checkpoints import store
 from hypert5_jax.checkpoints.shared_folder import require_shared
 from hypert5_jax.config.data import DataConfig, batches_from, name_batch
+from hypert5_jax.config.evaluate_run import EvaluationData
 from hypert5_jax.config.evaluation_data import open_evaluation
 from hypert5_jax.config.judging import judge, results_of
 from hypert5_jax.config.opening import open_data
@@ -21,6 +22,7 @@ from hypert5_jax.evaluation.results import write_whole
 from hypert5_jax.parallel import feed, global_arrays, hosts
 from hypert5_jax.parallel.global_arrays import Share
 from hypert5_jax.parallel.mesh import make_mesh
+from hypert5_jax.preparation.modules import require_modules
 from hypert5_jax.reporting.writers import default_writers
 from hypert5_jax.training.held_out import held_out_loss
 from hypert5_jax.training.initial import initial_params
@@ -100,14 +102,31 @@ def _describe_once(run: TrainRun) -> None:
 
 
 def check_prepared(run: TrainRun) -> str:
-    """Checks the prepared data if they are there; prepares nothing."""
+    """Checks the prepared data if they are there; prepares nothing.
+
+    Raises:
+      UserError: they do not fit the run; or data are to be prepared by a module that is
+        not there.
+    """
+    judged = None if run.evaluation is None else run.evaluation.data
+    for data in (run.data, run.held_out, judged):
+        if data is not None and not _is_prepared(data):
+            require_modules(data.modules)
     home = epath.Path(run.data.prepared_dir) / run.data.mixture
-    if not (home / run.data.split / MANIFEST_FILE).exists():
-        return f"data: {home / run.data.split} is not prepared yet; nothing checked"
+    if not _is_prepared(run.data):
+        return (
+            f"data: {home / run.data.split} is not prepared yet; its rows are not "
+            f"checked, nor that {run.data.mixture!r} is the name of a task"
+        )
     mixture: PreparedMixture = open_mixture(str(home), run.data.split)
     mixture.require_vocabulary(rows=_vocabulary_rows(run))
     next(batches_from(mixture, run.data, run.train.seed, 0))
     return f"data: {mixture.directory} has {len(mixture.tasks)} tasks and fits"
+
+
+def _is_prepared(data: DataConfig | EvaluationData) -> bool:
+    home = epath.Path(data.prepared_dir) / data.mixture
+    return (home / data.split / MANIFEST_FILE).exists()
 
 
 def _train(run: TrainRun, config_text: str) -> bool:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,16 +44,53 @@ def import_module(name: str) -> ModuleType:
         # twice is an error.
         file = Path(name).resolve()
         return sys.modules.get(str(file)) or _load(str(file), file)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    _look_here()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"--module={name}: {error}; give the name of an importable module, or the "
-            "path of a .py file, that registers seqio tasks"
-        ) from error
+        raise _no_module(name, str(error)) from error
+
+
+def require_modules(names: Sequence[str]) -> None:
+    """Checks that modules are there to be imported; imports none of them.
+
+    Raises:
+      UserError: one is not.
+    """
+    for name in names:
+        if not _is_there(name):
+            raise _no_module(name, "there is none")
+
+
+def _is_there(name: str) -> bool:
+    folder, bundled = checkout_tasks(), f"{name.removeprefix('tasks.')}.py"
+    if folder and name.startswith("tasks.") and (folder / bundled).exists():
+        return True
+    if name in sys.modules or (name.endswith(".py") and Path(name).exists()):
+        return True
+    _look_here()
+    first, *rest = name.split(".")
+    spec = importlib.util.find_spec(first)
+    for part in rest:
+        # find_spec of the whole name would import what it lies in.
+        if spec is None or spec.submodule_search_locations is None:
+            return False
+        inside = [str(place) for place in spec.submodule_search_locations]
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", inside)
+    return spec is not None
+
+
+def _look_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _no_module(name: str, reason: str) -> UserError:
+    return UserError(
+        f"--module={name}: {reason}; give the name of an importable module, or the "
+        "path of a .py file, that registers seqio tasks"
+    )
 
 
 def digest_of(modules: Sequence[str]) -> str:

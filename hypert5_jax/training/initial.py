@@ -10,6 +10,7 @@ import numpy as np
 from hypert5_jax.checkpoints import any_t5, store
 from hypert5_jax.checkpoints.paths import absolute
 from hypert5_jax.checkpoints.public_t5 import resolve
+from hypert5_jax.checkpoints.t5_arrays import require_same_sizes
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper import learned
@@ -93,19 +94,55 @@ def initial_params(
       UserError: no checkpoint and chance not allowed; a checkpoint without the group
         that is asked of it, of another model, or trained with another vocabulary.
     """
+    require_chosen(config)
     if config.checkpoint_path is None:
-        if not config.allow_random:
-            raise UserError(
-                "no initial checkpoint: set INITIAL_CHECKPOINT_PATH to a run that "
-                "trained the downstream T5, or InitialConfig.allow_random = True to "
-                "start it at random"
-            )
         begin = _at_random(system, seed, config.neighbour_bias)
     else:
         begin = _around_t5(system, config.checkpoint_path, seed, vocabulary)
     if config.adaptation is not None:
         begin = _with_adaptation(system, config.adaptation, begin, vocabulary)
     return begin
+
+
+def require_chosen(config: InitialConfig) -> None:
+    """Refuses a start that nobody chose.
+
+    Raises:
+      UserError: no checkpoint, and chance not allowed.
+    """
+    if config.checkpoint_path is None and not config.allow_random:
+        raise UserError(
+            "no initial checkpoint: set INITIAL_CHECKPOINT_PATH to a run that trained "
+            "the downstream T5, or InitialConfig.allow_random = True to start it at "
+            "random"
+        )
+
+
+def check_t5(system: System, path: str) -> None:
+    """Refuses a T5 that `initial_params` would refuse for its sizes; reads headers only.
+
+    Args:
+      system: as there.
+      path: a `checkpoint_path` where something lies.
+
+    Raises:
+      UserError: as there.
+    """
+    opened = any_t5.open_any_t5(path)
+    if any_t5.is_t5(path):
+        require_same_sizes(opened.config, system.downstream, path)
+    shapes = trees.unflatten(
+        {
+            name: jax.ShapeDtypeStruct(array.shape, np.float32)
+            for name, array in opened.arrays.items()
+        }
+    )
+
+    def begin(t5: Tree) -> Tree:
+        t5 = _in_memory(t5, system.downstream)
+        return system.init_from_t5(jax.random.key(0), t5)
+
+    jax.eval_shape(begin, shapes)
 
 
 def _at_random(

@@ -263,7 +263,35 @@ def test_mistakes_end_with_code_2_and_one_message(
     home, initial, settings, message, capsys
 ):
     initial = home / "base" if initial == "base" else initial
-    assert run(home, "hypert5_prefix", "mistake", initial, *settings) == 2
-    printed = capsys.readouterr().err
-    assert re.search(message, printed) and "Traceback" not in printed
-    assert not (home / "mistake" / "checkpoints").exists()
+    argv = arguments(home, "hypert5_prefix", "mistake", initial, *settings)
+    for more in ([], ["--dry_run"]):
+        assert cli.exit_code(train.main, [*argv, *more]) == 2
+        printed = capsys.readouterr().err
+        assert re.search(message, printed) and "Traceback" not in printed
+        assert not (home / "mistake" / "checkpoints").exists()
+
+
+def test_a_dry_run_notes_what_it_cannot_see_and_what_a_recipe_makes(home, capsys):
+    def dry(*settings, initial=home / "base"):
+        argv = arguments(home, "hypert5_prefix", "dry", initial, *settings)
+        return cli.exit_code(train.main, [*argv, "--dry_run"])
+
+    bucket = "gs://no-such-bucket/t5/checkpoint_1"
+    hyper = ("INITIAL_ADAPTATION_PATH='runs/none'", "TrainRun.recipe=@Recipe()")
+    hyper = (*hyper, "Recipe.name='mine'")
+    assert dry(*hyper, "Recipe.adaptation_recipe='h'", initial=bucket) == 0
+    printed = capsys.readouterr().out
+    assert f"note: {bucket} (INITIAL_CHECKPOINT_PATH) is not looked at" in printed
+    assert "note: no checkpoint at runs/none" in printed and "recipe h makes" in printed
+    assert dry(*hyper) == 2
+    assert "no checkpoint at runs/none, which mine starts" in capsys.readouterr().err
+
+    absent = "MIXTURE_OR_TASK_NAME='toyy'"
+    assert dry(absent, "TASK_MODULES=('tasks.p3',)", initial="t5_1_1_large") == 0
+    printed = capsys.readouterr().out
+    assert "nor that 'toyy' is the name of a task" in printed
+    assert "note: t5_1_1_large (INITIAL_CHECKPOINT_PATH) is not looked" in printed
+    assert dry(absent, "TASK_MODULES=('nope.py',)") == 2
+    assert "--module=nope.py: there is none" in capsys.readouterr().err
+    assert dry("TASK_MODULES=('nope.py',)") == 0  # what is prepared needs none
+    assert not (home / "dry").exists()

@@ -165,6 +165,13 @@ def test_a_dry_run_lists_the_cells(home, capsys):
         "runs/x/small/one/learning_rate_0.0001",
     ]
     assert not (home / "runs" / "x").exists()
+    assert (
+        cli.exit_code(train.main, [*argv, "--gin.INITIAL_CHECKPOINT_PATH=gs://x"]) == 0
+    )
+    assert capsys.readouterr().out.count("note: gs://x (INITIAL_CHECKPOINT_PATH)") == 1
+    argv += ["--gin.INITIAL_CHECKPOINT_PATH=runs/a"]
+    assert cli.exit_code(train.main, argv) == 2
+    assert "cell small/one/learning_rate_0.001 of the" in capsys.readouterr().err
 
 
 def test_cells_are_recipes_times_values(home):

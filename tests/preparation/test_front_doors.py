@@ -9,6 +9,8 @@ import pytest
 
 from hypert5_jax import prepare, show
 from hypert5_jax.config import cli
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.preparation.modules import require_modules
 from tests.data.toy_mixture import plain, write_mixture
 
 MODULE = "tests.preparation.toy_tasks"
@@ -72,6 +74,18 @@ def test_a_file_of_ones_own_can_register_the_mixture(tmp_path, capsys):
     arguments = ["--mixture=mine_groups", *arguments[1:], "-n", "1"]
     assert cli.exit_code(show.main, arguments) == 0
     assert (tmp_path / "mine_groups" / "train" / "manifest.json").exists()
+
+
+def test_modules_are_looked_for_and_not_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("1 / 0")
+    (tmp_path / "pack").mkdir()
+    for name in ("__init__", "inner"):
+        (tmp_path / "pack" / f"{name}.py").write_text("1 / 0")
+    require_modules(["mine", "mine.py", "pack.inner", "tasks.p3", MODULE])
+    for name in ("nope", "nope.py", "nope.inner", "pack.nope", "mine.inner"):
+        with pytest.raises(UserError, match=f"--module={name}: there is none"):
+            require_modules([name])
 
 
 def test_where_seqio_is_not_installed_the_extra_is_named(tmp_path, capsys, monkeypatch):
