@@ -115,13 +115,16 @@ def _headline(results: Json, context: str) -> float | None:
 
 
 def table_text(results: Json) -> str:
-    """A line per kind of context: the headline, or what there is of the columns."""
+    """A line per kind of context: the headline, or what there is of the columns, or a
+    line per group."""
     lines = [f"{'context':18s} {'mean':>8s} {'sd':>8s} {'draws':>6s}"]
     for context, table in results["contexts"].items():
         rows = {context: table["headline"]} if "headline" in table else {}
         if not rows:
-            # Not all of a protocol's columns are there: those that are.
-            rows = {f"{context} {name}": v for name, v in table.get("mean", {}).items()}
+            # Not all of a protocol's columns are there: those that are; of data that
+            # are none of its columns, what they were grouped by.
+            parts = table.get("mean") or table.get("groups", {})
+            rows = {f"{context} {name}".strip(): v for name, v in parts.items()}
         for name, row in rows.items():
             sd = "" if row["sd"] is None else f"{row['sd']:.2f}"
             lines.append(

@@ -8,8 +8,11 @@ import pytest
 
 from hypert5_jax import evaluate, train
 from hypert5_jax.config import cli, evaluation
+from hypert5_jax.config.evaluation_report import table_text
 from hypert5_jax.data.records import Example
 from hypert5_jax.data.vocabulary import Vocabulary
+from hypert5_jax.evaluation import averages, protocols
+from hypert5_jax.evaluation.averages import TaskScores
 from hypert5_jax.preparation.manifest import Source, write_manifest
 from hypert5_jax.preparation.writer import Item, write_unit
 from tests.config.tiny_run import SIZES, TRAIN
@@ -128,6 +131,22 @@ def test_a_p3_table_with_everything_to_repeat_it(home, tmp_path, capsys):
     assert about["settings"]["versions"]["jax"] and about["data"]["toy/test"]
     assert str(home / "hyper") in about["origins"]["hypermodel"]
     assert str(home / "base") in about["origins"]["downstream"]
+
+
+def test_groups_that_are_no_columns_of_the_protocol_are_printed():
+    def printed(*groups):
+        scores = [
+            TaskScores(f"t{i}", group, 4, {"accuracy": 25.0 * i}, {})
+            for i, group in enumerate(groups)
+        ]
+        table = averages.table(protocols.find("p3"), scores)
+        return table_text({"contexts": {"real": averages.over_draws([table])}})
+
+    rows = [line.split() for line in printed("mine", "yours", "yours").splitlines()[1:]]
+    assert rows == [["real", "mine", "0.00", "1"], ["real", "yours", "37.50", "1"]]
+    assert printed("", "").splitlines()[1].split() == ["real", "12.50", "1"]
+    # Some of the protocol's columns: those.
+    assert printed("mine", "hellaswag").splitlines()[1].split()[:2] == ["real", "HSwag"]
 
 
 def test_finished_units_are_kept_and_other_settings_refused(
