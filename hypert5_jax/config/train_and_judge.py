@@ -7,6 +7,7 @@ from etils import epath
 from hypert5_jax.adapting import description
 from hypert5_jax.adapting.description import Description
 from hypert5_jax.checkpoints import store
+from hypert5_jax.checkpoints.run_lock import only_run
 from hypert5_jax.checkpoints.shared_folder import require_shared
 from hypert5_jax.config.data import DataConfig, batches_from, name_batch
 from hypert5_jax.config.evaluate_run import EvaluationData
@@ -44,7 +45,8 @@ def train_and_judge(run: TrainRun, config_text: str) -> bool:
 
     Raises:
       UserError: as train and judge; what does not fit the evaluation is said before
-        the first step; so is what require_same_training says.
+        the first step; so is what require_same_training says. Or another process
+        trains in the run's folder.
     """
     if hosts.told(lambda: is_done(run, config_text)):
         _describe_once(run)
@@ -139,8 +141,6 @@ def _train(run: TrainRun, config_text: str) -> bool:
     model_dir = epath.Path(run.model_dir)
     require_shared(model_dir)
     share = _share(run)
-    one_writes = hosts.is_writer()
-    writers = default_writers(model_dir, run.tensorboard) if one_writes else []
 
     def on_start(state: TrainState, step: int) -> None:
         # Not before: a run that is refused leaves the folder's configuration alone.
@@ -149,21 +149,24 @@ def _train(run: TrainRun, config_text: str) -> bool:
             _describe(run, mixture)
         hosts.say(parameter_table(state))
 
-    result = train(
-        run.system,
-        run.train,
-        lambda step: batches_from(mixture, run.data, run.train.seed, step, share),
-        lambda: initial_params(run.system, run.initial, run.train.seed, vocabulary),
-        directory=model_dir,
-        writers=writers,
-        evaluate=evaluate,
-        config_text=config_text,
-        vocabulary=vocabulary,
-        stream=run.data.stream_identity(mixture),
-        label=run.data.mixture,
-        on_start=on_start,
-        name_batch=lambda step: name_batch(mixture, run.data, run.train.seed, step),
-    )
+    with only_run(model_dir):
+        one_writes = hosts.is_writer()
+        writers = default_writers(model_dir, run.tensorboard) if one_writes else []
+        result = train(
+            run.system,
+            run.train,
+            lambda step: batches_from(mixture, run.data, run.train.seed, step, share),
+            lambda: initial_params(run.system, run.initial, run.train.seed, vocabulary),
+            directory=model_dir,
+            writers=writers,
+            evaluate=evaluate,
+            config_text=config_text,
+            vocabulary=vocabulary,
+            stream=run.data.stream_identity(mixture),
+            label=run.data.mixture,
+            on_start=on_start,
+            name_batch=lambda step: name_batch(mixture, run.data, run.train.seed, step),
+        )
 
     # 3. where it stands
     steps = f"{result.step} of {run.train.steps} steps"

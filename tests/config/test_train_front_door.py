@@ -10,6 +10,8 @@ import pytest
 
 from hypert5_jax import train
 from hypert5_jax.adapting.model import Model
+from hypert5_jax.checkpoints import run_lock
+from hypert5_jax.checkpoints.run_lock import only_run
 from hypert5_jax.checkpoints.store import load_params
 from hypert5_jax.config import cli, gin_files
 from hypert5_jax.config.train_run import TrainRun
@@ -184,6 +186,14 @@ def test_the_held_out_loss_is_that_of_rows_nobody_trains_on(home):
     sums = [loss_of(params, next(stream)) for _ in range(3)]
     loss = sum(float(s.loss) for s in sums) / sum(float(s.weight) for s in sums)
     assert losses[1] == pytest.approx(loss, rel=1e-5)
+
+
+def test_two_runs_do_not_train_in_one_folder(home, capsys, monkeypatch):
+    monkeypatch.setattr(run_lock, "_PATIENCE", 0.0)
+    with only_run(home / "taken"):
+        assert run(home, "hypert5_prefix", "taken", home / "base") == 2
+    assert "another process is training in" in capsys.readouterr().err
+    assert [path.name for path in (home / "taken").iterdir()] == [run_lock.NAME]
 
 
 def test_a_run_with_another_stream_is_refused_and_its_folder_left_alone(home, capsys):
