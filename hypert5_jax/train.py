@@ -11,6 +11,7 @@ Started once on every host, it is one run over all of them (docs/tpu.md).
 from collections.abc import Sequence
 
 from hypert5_jax.config import cli, gin_files
+from hypert5_jax.config.resumption import require_same_training
 from hypert5_jax.config.starting_point import check_start
 from hypert5_jax.config.sweep_cells import (
     build_sweep,
@@ -49,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
         hosts.say(parameter_table(shapes))
         hosts.say(check_prepared(run))
         if not hosts.told(lambda: is_done(run, config_text)):
+            hosts.told(lambda: require_same_training(run))
             for note in check_start(run):
                 hosts.say(note)
         return 0
