@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hypert5_jax.checkpoints import t5x
+from hypert5_jax.checkpoints.lazy import in_memory
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.hyper import learned
@@ -13,8 +15,10 @@ from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.phi import types
 from hypert5_jax.phi.files import PhiHeader, save_phi
 from hypert5_jax.phi.spec import LoRASpec, phi_shapes
+from hypert5_jax.t5.stacking import unstack_layers
 from hypert5_jax.training.initial import (
     InitialConfig,
+    check_t5,
     initial_params,
     load_adaptation,
 )
@@ -48,6 +52,22 @@ def test_a_head_start_ties_the_output_to_the_embeddings_and_looks_one_word_back(
 def test_a_head_start_of_a_given_t5_is_refused():
     with pytest.raises(UserError, match="neighbour_bias"):
         InitialConfig(checkpoint_path="runs/base", neighbour_bias=4.0)
+
+
+@pytest.mark.parametrize("write", [t5x.write_file, t5x.write_directory])
+def test_a_t5_of_other_sizes_is_known_by_its_headers(tmp_path, monkeypatch, write):
+    arrays = unstack_layers(random_tree(SYSTEM.abstract_params(), 0)["downstream"])
+    flat = {name: in_memory(array) for name, array in trees.flatten(arrays).items()}
+    path = str(tmp_path / "t5")
+    write(path, flat, 0, {})
+    monkeypatch.setattr("hypert5_jax.training.initial.any_t5.read_all", None)
+    check_t5(SYSTEM, path)
+    wide = dataclasses.replace(TINY, mlp_dim=TINY.mlp_dim + 1)
+    with pytest.raises(UserError, match="of other sizes: mlp_dim is 40, expected 41"):
+        check_t5(System(wide, SYSTEM.variant), path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError):
+        check_t5(SYSTEM, str(tmp_path / "none"))
 
 
 def test_a_learned_phi_starts_as_the_one_in_a_file(tmp_path):
