@@ -17,7 +17,10 @@ if [[ -z ${found:-} ]]; then
   exit 2
 fi
 
-[[ -x .venv/bin/python ]] || "$found" -m venv --clear .venv
+# One that was cut short while it was made has an interpreter and no pip.
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$found" -m venv --clear .venv
+constraints=$(.venv/bin/python constraints/choose.py)
+# pip ends with 2 when the network fails, too: the code of a mistake that is not tried again.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-  --constraint "$(.venv/bin/python constraints/choose.py)" --editable ".[$extra]"
+  --constraint "$constraints" --editable ".[$extra]" || exit 1
 .venv/bin/python -c 'import hypert5_jax; print("hypert5_jax is installed")'

@@ -1,6 +1,7 @@
 """What a worker does: one attempt at a run, alone and under on_worker.sh."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,48 @@ def test_a_run_that_lost_its_guard_still_counts_as_running(worker: Worker) -> No
     assert worker("status") == "running"
     subprocess.run(["kill", "-KILL", "--", f"-{guard}"], check=True)
     worker.until("lost")
+
+
+# An interpreter whose environments have pip (or not), and whose pip ends with a code.
+PYTHON = """#!/bin/sh
+case "$*" in
+  *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo made >>"$FAKE/made" ;;
+  "-m pip --version") test -e "$FAKE/made" ;;
+  "-m pip install"*) exit "$PIP" ;;
+esac
+"""
+
+
+def install(fakes: Fakes, pip: int) -> int:
+    checkout = fakes.place / "checkout"
+    (checkout / "launch").mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "launch" / "install.sh", checkout / "launch")
+    fakes.program("python3.11", PYTHON)
+    done = subprocess.run(
+        ["bash", str(checkout / "launch" / "install.sh"), "tpu"],
+        check=False,
+        env={**fakes.env, "PIP": str(pip)},
+        timeout=30,
+    )
+    return done.returncode
+
+
+def test_a_pip_without_network_is_no_mistake_of_the_users(fakes: Fakes) -> None:
+    # pip's code where a connection breaks off while it reads.
+    assert install(fakes, pip=2) == 1
+    assert install(fakes, pip=0) == 0
+
+
+def test_an_environment_without_pip_is_made_anew_and_a_whole_one_kept(
+    fakes: Fakes,
+) -> None:
+    half = fakes.place / "checkout" / ".venv" / "bin"
+    half.mkdir(parents=True)
+    (half / "python").write_text(PYTHON)
+    (half / "python").chmod(0o755)
+    assert install(fakes, pip=0) == 0
+    assert install(fakes, pip=0) == 0
+    assert (fakes.place / "made").read_text() == "made\n"
 
 
 @pytest.mark.parametrize("front_door", ["train", "tune", "evaluate"])

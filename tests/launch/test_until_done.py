@@ -264,6 +264,7 @@ PYTHON = f"""#!/bin/sh
 case "$*" in
   *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
   *choose.py) echo constraints.txt ;;
+  "-m pip --version") ;;
   "-m pip"*) echo "$*" >>"$FAKE/pip" ;;
   launch/attempt.py*) exec {sys.executable} -S "$@" ;;
   "-m hypert5_jax.train"*)
