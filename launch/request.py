@@ -18,7 +18,19 @@ INTERRUPTED = 130
 _GIN = re.compile(r"--gin\.[^=]+=.*", re.DOTALL)
 # Names of machines, workloads and jobs; 40 characters are the least that any tool takes.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|_KEY$|(^|_)PAT$",
+    re.IGNORECASE,
+)
+# Overrides that place results: a macro, or the field it is bound to.
+_PLACE = re.compile(
+    r"--gin\.((?:.*\.)?(?:model_dir|output_dir))=(.*)", re.IGNORECASE | re.DOTALL
+)
+# What must be placed for a front door to leave nothing on the disk of its machine.
+_PLACED = {
+    "train": r"(.*\.)?model_dir|trainsweep\.output_dir",
+    "evaluate": r"(.*\.)?(model_dir|output_dir)",
+}
 
 
 class UsersMistake(Exception):
@@ -50,12 +62,33 @@ class Request:
         prefix = "--gin_file="
         return [arg.removeprefix(prefix) for arg in self.gin if arg.startswith(prefix)]
 
-    def writes_to_bucket(self) -> bool:
-        """Whether an override places results in Cloud Storage."""
-        place = re.compile(
-            r"--gin\.([\w.]*\.)?(model_dir|output_dir)=['\"]?gs://", re.IGNORECASE
-        )
-        return any(place.match(arg) for arg in self.gin)
+    def require_results_in_bucket(self) -> None:
+        """Refuses a run that would leave results on the machine's own disk.
+
+        Raises:
+          UsersMistake: saying what the front door wants.
+        """
+        lost = "until_done deletes the machine, with all that is on its own disk; "
+        if self.front_door == "tune":
+            raise UsersMistake(
+                f"{lost}tune writes to a local folder only: pass --keep, fetch the "
+                "results when it is done, and `tpu.py delete` the machine"
+            )
+        # Of several values of a name the last one holds.
+        found = [match for arg in self.gin if (match := _PLACE.fullmatch(arg))]
+        places = {match[1]: match[2] for match in found}
+        for name, value in places.items():
+            if not value.strip("'\" ").startswith("gs://"):
+                raise UsersMistake(
+                    f"{lost}--gin.{name}={value} is there: pass gs://… or --keep"
+                )
+        wanted = re.compile(_PLACED[self.front_door], re.IGNORECASE)
+        if not any(wanted.fullmatch(name) for name in places):
+            raise UsersMistake(
+                f"{lost}pass --gin.MODEL_DIR=gs://… (a sweep: "
+                "--gin.TrainSweep.output_dir=gs://…; evaluate: --gin.OUTPUT_DIR=gs://…) "
+                "or --keep"
+            )
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:

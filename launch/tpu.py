@@ -126,12 +126,8 @@ def _check(request: Request, args: argparse.Namespace) -> None:
     for place in args.data:
         if not re.fullmatch(r"gs://.+/[^/]+", place):
             raise UsersMistake(f"--data={place}: expected gs://BUCKET/…/MIXTURE")
-    if args.verb == "until_done" and not args.keep and not request.writes_to_bucket():
-        raise UsersMistake(
-            "until_done deletes the machine, and the run writes to the machine's own "
-            "disk; pass --gin.MODEL_DIR=gs://… (a sweep: --gin.TrainSweep.output_dir=…) "
-            "or --keep"
-        )
+    if args.verb == "until_done" and not args.keep:
+        request.require_results_in_bucket()
 
 
 def _setup(machine: Machine, request: Request, args: argparse.Namespace) -> int:

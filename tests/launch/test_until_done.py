@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -252,10 +253,45 @@ def test_a_machine_that_cannot_be_deleted_is_shouted_about(fakes: Fakes) -> None
     assert len(fakes.calls(" delete ")) == 3 and "COULD NOT BE DELETED" in out
 
 
-def test_results_on_a_disk_that_will_be_deleted_are_refused(fakes: Fakes) -> None:
-    code, _, err = fakes.run("tpu.py", "until_done", "--zone=z", RECIPE)
-    assert code == 2 and "MODEL_DIR=gs://" in err
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ((), "MODEL_DIR=gs://"),
+        # The scores alone: the checkpoints would be lost.
+        (("--gin.OUTPUT_DIR=gs://b/scores",), "MODEL_DIR=gs://"),
+        ((BUCKET, "--gin.OUTPUT_DIR=scores"), "--gin.OUTPUT_DIR=scores"),
+        ((BUCKET, "--gin.MODEL_DIR=runs/x"), "--gin.MODEL_DIR=runs/x"),
+        ((BUCKET, "--gin.TrainRun.model_dir='x'"), "TrainRun.model_dir"),
+        (("--front_door=tune", "--gin.OUTPUT_DIR=gs://b/x"), "tune writes"),
+        (("--front_door=evaluate",), "OUTPUT_DIR=gs://"),
+    ],
+)
+def test_results_on_a_disk_that_will_be_deleted_are_refused(
+    fakes: Fakes, run: Sequence[str], says: str
+) -> None:
+    code, _, err = fakes.run("tpu.py", "until_done", "--zone=z", RECIPE, *run)
+    assert code == 2 and says in err and "--keep" in err
     assert not fakes.calls()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        (BUCKET,),
+        ("--gin.TrainRun.model_dir='gs://b/x'",),
+        ("--gin.MODEL_DIR=runs/x", BUCKET),
+        ("--gin.TrainSweep.output_dir=gs://b/x",),
+        ("--front_door=evaluate", "--gin.OUTPUT_DIR=gs://b/x"),
+        ("--front_door=evaluate", BUCKET),
+        ("--front_door=tune", "--keep"),
+        ("--keep",),
+    ],
+)
+def test_results_in_a_bucket_or_on_a_disk_that_stays_are_accepted(
+    fakes: Fakes, run: Sequence[str]
+) -> None:
+    dry = ("until_done", "--zone=z", RECIPE, "--dry_run")
+    assert fakes.run("tpu.py", *dry, *run)[0] == 0
 
 
 # A worker whose interpreter installs nothing, and whose training is two lines of shell: it
