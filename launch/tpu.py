@@ -16,22 +16,22 @@ docs/tpu.md is the way from an empty project to results.
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import checkout
 import request as requests
 from request import Request, UsersMistake
 from shell import Shell
-from tpu_machine import QUEUED, VM, Machine, State, origin, tracked_files
+from tpu_machine import QUEUED, VM, Machine, State
 from until_done import SECONDS_TO_SAVE, Watch
 
 
 def main(argv: Sequence[str]) -> int:
     """Does what the verb says; returns the exit code."""
     args, request = requests.parse(_parser(), argv)
-    shell = Shell(args.dry_run)
     machine = Machine(
-        shell=shell,
+        shell=Shell(args.dry_run),
         name=request.name,
         zone=args.zone,
         project=args.project,
@@ -44,29 +44,9 @@ def main(argv: Sequence[str]) -> int:
         create_flags=tuple(args.create_flag),
     )
     logs = Path(args.logs) / request.name
-
-    def setup() -> int:
-        return _setup(machine, request, args)
-
-    def run() -> int:
-        return setup() or machine.script("start", *_environment(request))
-
-    if args.verb in ("create", "setup", "run", "until_done"):
-        _check(request, args)
-    if args.verb in ("setup", "run") and "running" in (machine.statuses() or []):
-        raise UsersMistake(
-            f"a run is on {machine.name} already; `tpu.py stop` it before its code is "
-            "replaced, or choose another --name"
-        )
     match args.verb:
-        case "create":
-            return machine.create().code
         case "state":
             return _state(machine)
-        case "setup":
-            return setup()
-        case "run":
-            return run()
         case "follow":
             return machine.script("follow", worker="0")
         case "logs":
@@ -75,8 +55,33 @@ def main(argv: Sequence[str]) -> int:
             return machine.script("stop", str(SECONDS_TO_SAVE))
         case "delete":
             return machine.delete()
-    watch = Watch(machine, run, logs, args.poll_seconds, args.max_hours, args.keep)
-    return _rehearse(watch) if shell.dry_run else watch.run()
+    return _begin(machine, request, args, logs)
+
+
+def _begin(
+    machine: Machine, request: Request, args: argparse.Namespace, logs: Path
+) -> int:
+    """The verbs that lead to a run; all that can be refused is, before they do."""
+    _check(request, args)
+    bring = _bringer(request, args)
+
+    def setup(machine: Machine) -> int:
+        return bring(machine) or machine.script("setup", "tpu", *args.data)
+
+    def run(machine: Machine) -> int:
+        return setup(machine) or machine.script("start", *_environment(request))
+
+    if args.verb == "create":
+        return machine.create().code
+    if args.verb == "until_done":
+        watch = Watch(machine, run, logs, args.poll_seconds, args.max_hours, args.keep)
+        return _rehearse(watch) if args.dry_run else watch.run()
+    if "running" in (machine.statuses() or []):
+        raise UsersMistake(
+            f"a run is on {machine.name} already; `tpu.py stop` it before its code is "
+            "replaced, or choose another --name"
+        )
+    return setup(machine) if args.verb == "setup" else run(machine)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,10 +124,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(request: Request, args: argparse.Namespace) -> None:
     """Refuses what would only fail, or lose the results, on a machine that costs."""
-    if args.git_ref is None:
-        requests.require_in_checkout(request.gin_files(), tracked_files())
-    elif re.match(r"\w+://[^/]*:[^/]*@", args.git_url or origin()):
-        raise UsersMistake("the git address holds a password, which would be logged")
     for place in args.data:
         if not re.fullmatch(r"gs://.+/[^/]+", place):
             raise UsersMistake(f"--data={place}: expected gs://BUCKET/…/MIXTURE")
@@ -130,12 +131,16 @@ def _check(request: Request, args: argparse.Namespace) -> None:
         request.require_results_in_bucket()
 
 
-def _setup(machine: Machine, request: Request, args: argparse.Namespace) -> int:
-    if args.git_ref is not None:
-        code = machine.pull_checkout(args.git_url or origin(), args.git_ref)
-    else:
-        code = machine.copy_checkout()
-    return code or machine.script("setup", "tpu", *args.data)
+def _bringer(request: Request, args: argparse.Namespace) -> Callable[[Machine], int]:
+    """How the code comes to a machine: the same at each attempt, whatever changes here."""
+    if args.git_ref is None:
+        requests.require_in_checkout(request.gin_files(), checkout.tracked_files())
+        commit = checkout.as_it_stands()
+        return lambda machine: machine.copy_checkout(commit)
+    url = checkout.address(args.git_url)
+    if not args.dry_run:
+        checkout.require_ref(url, args.git_ref)
+    return lambda machine: machine.pull_checkout(url, args.git_ref)
 
 
 def _environment(request: Request) -> list[str]:
@@ -156,7 +161,7 @@ def _rehearse(watch: Watch) -> int:
     """Prints the commands of one attempt, in order."""
     watch.machine.state()
     watch.machine.create()
-    watch.start()
+    watch.start(watch.machine)
     watch.machine.statuses()
     watch.machine.gather_logs(watch.logs / "attempt_1")
     if not watch.keep:

@@ -7,7 +7,6 @@ import dataclasses
 import enum
 import re
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,12 +157,9 @@ class Machine:
         )
         return described.out.strip()
 
-    def copy_checkout(self) -> int:
-        """Brings the tracked files, as they stand here, to all workers."""
+    def copy_checkout(self, commit: str) -> int:
+        """Brings the files of a commit of this checkout to all workers."""
         archive = str(Path(tempfile.gettempdir()) / f"{_THERE}-{self.name}.tar.gz")
-        # A commit of the files as they stand, which no branch sees; empty if clean.
-        author = ("-c", "user.name=launch", "-c", "user.email=launch@localhost")
-        commit = _git(*author, "stash", "create") or "HEAD"
         command = ["git", "-C", str(CHECKOUT), "archive", "--format=tar.gz"]
         if code := self.shell.run([*command, f"--output={archive}", commit]):
             return code
@@ -180,10 +176,11 @@ class Machine:
     def pull_checkout(self, url: str, ref: str) -> int:
         """Lets all workers fetch a branch, tag or commit."""
         where, what = shlex.quote(url), shlex.quote(ref)
+        # Over files that were copied there before, too, which a clone refuses.
         return self.on_workers(
-            f"(test -d {_THERE}/.git || git clone --quiet {where} {_THERE}) && "
+            f"git init --quiet {_THERE} && "
             f"git -C {_THERE} fetch --quiet {where} {what} && "
-            f"git -C {_THERE} checkout --quiet --detach FETCH_HEAD"
+            f"git -C {_THERE} checkout --quiet --force --detach FETCH_HEAD"
         )
 
     def on_workers(self, command: str, worker: str = "all") -> int:
@@ -259,31 +256,5 @@ class Machine:
         return ["gcloud", "compute", "tpus", group, verb, *names, *flags]
 
 
-def tracked_files() -> list[str]:
-    """The files of the checkout that git knows."""
-    return _git("ls-files").splitlines()
-
-
-def origin() -> str:
-    """The address the checkout was cloned from.
-
-    Raises:
-      UsersMistake: there is none, or a password is part of it.
-    """
-    url = _git("config", "--get", "remote.origin.url")
-    if not url or not url.startswith(("https://", "ssh://", "git@")):
-        raise UsersMistake(
-            f"the checkout's origin ({url or 'none'}) cannot be cloned by a machine "
-            "elsewhere; pass --git_url, or leave out --git_ref to copy the checkout"
-        )
-    return url
-
-
 def _script(*words: str) -> str:
     return shlex.join(["bash", f"{_THERE}/launch/on_worker.sh", *words])
-
-
-def _git(*words: str) -> str:
-    git = ["git", "-C", str(CHECKOUT), *words]
-    done = subprocess.run(git, check=False, capture_output=True, text=True)
-    return done.stdout.strip()

@@ -49,7 +49,7 @@ class Watch:
     """
 
     machine: Machine
-    start: Callable[[], int]
+    start: Callable[[Machine], int]
     logs: Path
     poll_seconds: float
     max_hours: float | None = None
@@ -120,7 +120,7 @@ class Watch:
         if self._attempt_began is None:
             if "running" in statuses:
                 self._say("the run is there already; watching it")
-            elif code := self.start():
+            elif code := self.start(self.machine):
                 if code == USER_ERROR:
                     raise UsersMistake("the run cannot be started; see above")
                 return self._failed("the run could not be started")
