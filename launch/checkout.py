@@ -6,7 +6,10 @@ All of it is found out before a machine is asked for: what git refuses here cost
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 from request import CHECKOUT, UsersMistake
 
@@ -32,8 +35,14 @@ def as_it_stands() -> str:
       UsersMistake: git cannot make one, as in the middle of a merge.
     """
     author = ("-c", "user.name=launch", "-c", "user.email=launch@localhost")
+    # git locks the index meanwhile; with a copy of it no other git is in the way. Its time
+    # is copied, too: by it git knows what may have changed since.
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        shutil.copy2(CHECKOUT / _git("rev-parse", "--git-path", "index"), index)
+        commit = _git(*author, "stash", "create", index=index)
     # Empty if nothing is changed.
-    return _git(*author, "stash", "create") or _git("rev-parse", "HEAD")
+    return commit or _git("rev-parse", "HEAD")
 
 
 def address(url: str | None) -> str:
@@ -88,8 +97,8 @@ def require_ref(url: str, ref: str) -> None:
         )
 
 
-def _git(*words: str) -> str:
-    done = _run(*words)
+def _git(*words: str, index: Path | None = None) -> str:
+    done = _run(*words, index=index)
     if done.returncode:
         said = (done.stderr + done.stdout).strip()
         raise UsersMistake(
@@ -100,8 +109,13 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def _run(*words: str, seconds: int | None = None) -> subprocess.CompletedProcess[str]:
+def _run(
+    *words: str, seconds: int | None = None, index: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     git = ["git", "-C", str(CHECKOUT), *words]
+    env = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    if index is not None:
+        env["GIT_INDEX_FILE"] = str(index)
     try:
         return subprocess.run(
             git,
@@ -111,7 +125,7 @@ def _run(*words: str, seconds: int | None = None) -> subprocess.CompletedProcess
             errors="replace",
             stdin=subprocess.DEVNULL,
             timeout=seconds,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+            env=env,
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(git, 128, "", f"no answer in {seconds} s")

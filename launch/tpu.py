@@ -74,6 +74,7 @@ def _begin(
     if args.verb == "create":
         return machine.create().code
     if args.verb == "until_done":
+        machine = machine.pinned()
         watch = Watch(machine, run, logs, args.poll_seconds, args.max_hours, args.keep)
         return _rehearse(watch) if args.dry_run else watch.run()
     if "running" in (machine.statuses() or []):

@@ -37,7 +37,8 @@ class State(enum.Enum):
     ABSENT = "there is none"
     COMING = "waiting for it"
     READY = "ready"
-    GONE = "preempted, stopped or failed: nothing runs on it any more"
+    STOPPED = "stopped by somebody, with all that is on its disk"
+    GONE = "preempted or failed: nothing runs on it any more"
     UNKNOWN = "gcloud does not say"
 
 
@@ -52,6 +53,8 @@ _STATES = {
     "ACCEPTED": State.COMING,
     "PROVISIONING": State.COMING,
     "WAITING_FOR_RESOURCES": State.COMING,
+    "STOPPING": State.STOPPED,
+    "STOPPED": State.STOPPED,
     # All others: PREEMPTED, TERMINATED, SUSPENDED, FAILED, …, and their …ING.
 }
 
@@ -91,6 +94,26 @@ class Machine:
                 f"--slices={self.slices}: one or more, and more than one only of a "
                 "queued resource"
             )
+
+    def pinned(self) -> "Machine":
+        """This machine in the project that is gcloud's own now.
+
+        One who watches for days must not look into another project, and find no machine
+        there, because somebody called `gcloud config set project` meanwhile.
+
+        Raises:
+          UsersMistake: there is no such project, or no gcloud that says so.
+        """
+        if self.project or self.shell.dry_run:
+            return self
+        answer = self.shell.ask(["gcloud", "config", "get-value", "project"])
+        project = answer.out.strip()
+        if answer.code or not project:
+            raise UsersMistake(
+                "gcloud names no project; pass --project, or call `gcloud config set "
+                f"project …`:\n{answer.err.strip()}"
+            )
+        return dataclasses.replace(self, project=project)
 
     def nodes(self) -> list[str]:
         """Names of the TPU VMs, one for each slice."""
@@ -140,10 +163,17 @@ class Machine:
         }
         if self.kind == QUEUED and State.ABSENT in states:
             return State.GONE
-        for state in (State.GONE, State.ABSENT, State.UNKNOWN, State.COMING):
+        for state in (
+            *(State.STOPPED, State.GONE, State.ABSENT),
+            *(State.UNKNOWN, State.COMING),
+        ):
             if state in states:
                 return state
         return State.READY
+
+    def how_to_start(self) -> str:
+        """The commands that start a machine which was stopped."""
+        return "; ".join(shlex.join(self._vm("start", node)) for node in self.nodes())
 
     def trouble(self) -> str:
         """What a failed queued resource says of itself."""
@@ -223,7 +253,8 @@ class Machine:
     def _described(self, command: Sequence[str], form: str) -> State:
         answer = self.shell.ask([*command, f"--format={form}"])
         if answer.code:
-            absent = "NOT_FOUND" in answer.err or "not found" in answer.err
+            # As gcloud repeats the API's errors; a shell may not find a program, too.
+            absent = answer.code == 1 and "NOT_FOUND" in answer.err
             return State.ABSENT if absent else State.UNKNOWN
         word = answer.out.strip()
         return _STATES.get(word, State.GONE) if word else State.UNKNOWN

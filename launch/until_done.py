@@ -32,6 +32,8 @@ _FINAL = (
     "BILLING_DISABLED",
     "SERVICE_DISABLED",
 )
+# And when asking again later is all it wants, though it names a quota.
+_TOO_FAST = ("per minute", "RATE_LIMIT")
 
 
 @dataclasses.dataclass
@@ -104,6 +106,12 @@ class Watch:
             return self._ready()
         if state is State.ABSENT:
             return self._request()
+        if state is State.STOPPED:
+            self.keep = True
+            raise UsersMistake(
+                f"{self.machine.name} was stopped; to go on, start it and give the same "
+                f"command again, or `tpu.py delete` it:\n{self.machine.how_to_start()}"
+            )
         if state is State.GONE:
             self._replace()
         else:
@@ -265,6 +273,8 @@ class Watch:
 
 
 def _raise_if_final(trouble: str) -> None:
+    if any(word.lower() in trouble.lower() for word in _TOO_FAST):
+        return
     for word in _FINAL:
         if word.lower() in trouble.lower():
             raise UsersMistake(

@@ -143,6 +143,7 @@ def fakes(tmp_path: Path):
     if not (ROOT / ".git").exists():
         pytest.skip("what goes to a machine is what git tracks, and this is no clone")
     made = Fakes(tmp_path)
+    made.answer("gcloud config get-value project", "echo my-project")
     yield made
     # What a test left running on a faked worker.
     for pid in tmp_path.glob("home/*/hypert5_run/pid"):

@@ -75,7 +75,9 @@ def test_edits_are_copied_and_the_checkout_is_left_as_it_is(
     fakes.answer("gcloud*tpu-vm ssh*on_worker*", "")
     fakes.answer("gcloud*tpu-vm ssh*", SSH)
     (clone / RECIPE_FILE).write_text("edited\n")
+    (clone / ".git" / "index.lock").touch()  # another git is at work
     code, _, err = launch(fakes, clone, "setup")
+    (clone / ".git" / "index.lock").unlink()
     assert code == 0, err
     copied = fakes.place / "home" / "hypert5" / RECIPE_FILE
     assert copied.read_text() == "edited\n"

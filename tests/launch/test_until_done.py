@@ -43,7 +43,10 @@ def test_a_run_is_created_started_watched_and_deleted(fakes: Fakes) -> None:
     )
     code, out, err = watch(fakes, "--spot")
     assert code == 0, out + err
-    steps = [call for call in fakes.calls() if "describe" not in call]
+    first, *calls = fakes.calls()
+    assert first == "gcloud config get-value project"
+    assert all("--project=my-project" in call for call in calls)
+    steps = [call for call in calls if "describe" not in call]
     assert [step.split(NAME)[0].split()[3:5] for step in steps] == [
         ["queued-resources", "create"],
         ["tpu-vm", "ssh"],  # is a run there already?
@@ -71,6 +74,49 @@ def test_a_quota_is_not_asked_for_twice(fakes: Fakes) -> None:
     assert code == 2
     assert len(fakes.calls(" create ")) == 1
     assert "docs/tpu.md" in out and "TPUV6E" in out
+
+
+def test_too_many_requests_a_minute_are_no_missing_quota(fakes: Fakes) -> None:
+    fakes.answer(MACHINE, ABSENT, ABSENT, "echo ACTIVE")
+    fakes.answer(
+        "gcloud*create*",
+        "echo \"ERROR: RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Write "
+        "requests' and limit 'Write requests per minute'\" >&2; exit 1",
+        "exit 0",
+    )
+    fakes.answer(NODE, "echo READY")
+    fakes.answer(STATUS, said("idle"), said("done"))
+    assert watch(fakes)[0] == 0
+    assert len(fakes.calls(" create ")) == 2
+
+
+@pytest.mark.parametrize("state", ["STOPPING", "STOPPED"])
+def test_a_machine_that_was_stopped_is_kept(fakes: Fakes, state: str) -> None:
+    fakes.answer(NODE, f"echo {state}", ABSENT)
+    code, out, _ = watch(fakes, "--kind=vm")
+    assert code == 2
+    assert f"tpus tpu-vm start {NAME} --zone=us-east5-b" in out
+    assert not fakes.calls(" delete ") and not fakes.calls(" create ")
+
+
+@pytest.mark.parametrize("broken", ["exit 127", "exit 1", "exit 0"])
+def test_a_gcloud_that_names_no_project_ends_the_watch_before_it_begins(
+    fakes: Fakes, broken: str
+) -> None:
+    rule = fakes.place / "rules" / "00" / "1"
+    rule.write_text(f"echo 'exec: python: not found' >&2; {broken}\n")
+    code, _, err = watch(fakes)
+    assert code == 2 and "--project" in err and "python: not found" in err
+    assert len(fakes.calls()) == 1
+
+
+def test_only_the_clouds_own_word_says_that_there_is_no_machine(fakes: Fakes) -> None:
+    broken = "echo 'exec: python: not found' >&2; exit"
+    fakes.answer(MACHINE, f"{broken} 127", f"{broken} 1", "echo ACTIVE")
+    fakes.answer(NODE, "echo NOT_FOUND >&2; exit 127", "echo READY")
+    fakes.answer(STATUS, said("running"), said("done"))
+    assert watch(fakes)[0] == 0
+    assert not fakes.calls(" create ") and len(fakes.calls(" delete ")) == 1
 
 
 def test_a_zone_that_is_full_is_asked_again_and_not_for_ever(fakes: Fakes) -> None:
@@ -338,7 +384,7 @@ def test_the_whole_way_with_workers_that_really_run(fakes: Fakes) -> None:
     fakes.answer("gcloud*tpu-vm ssh*", SSH)
     fakes.answer(
         "gcloud*tpu-vm scp*",
-        'mkdir -p "$FAKE/home/$NAME" && cp "$7" "$FAKE/home/$NAME/hypert5.tar.gz"',
+        'mkdir -p "$FAKE/home/$NAME" && cp "$8" "$FAKE/home/$NAME/hypert5.tar.gz"',
     )
     fakes.answer(
         "gcloud* delete *",
