@@ -4,6 +4,7 @@
 #   setup EXTRA [gs://…/MIXTURE …]  install, and copy prepared data into prepared/
 #   start COMMAND …                 start the run, unless it is running; returns at once
 #   status                          "HOST: idle|running|done|stopped|halted|mistake|failed N|lost"
+#                                   and, but for idle, the digest of the run's COMMAND
 #   follow | log                    the newest log as it grows | as it stands
 #   stop SECONDS                    SIGTERM, so that the run saves; SIGKILL after SECONDS
 #
@@ -40,6 +41,7 @@ start() {
   rm -f "$place/exit_code" "$place/asked_to_stop" "$place/pid"
   log=$place/log/$(date -u +%Y%m%dT%H%M%SZ).log
   ln -sfn "$log" "$place/newest.log"
+  printf '%s\0' "$@" | sha256sum >"$place/command"
   cd "$checkout"
   setsid nohup bash launch/on_worker.sh hold "$@" >>"$log" 2>&1 </dev/null &
   for ((i = 0; i < 100; i++)); do
@@ -59,7 +61,7 @@ hold() {
 }
 
 status() {
-  local word code
+  local word code command
   if running; then
     word=running
   elif [[ -e $place/exit_code ]]; then
@@ -75,8 +77,13 @@ status() {
   else
     word=idle
   fi
-  if [[ -e $place/asked_to_stop && $word != running && $word != "done" ]]; then
+  # A mistake is over for good, and no stop of what runs beside it changes that.
+  if [[ -e $place/asked_to_stop && ! $word =~ ^(running|done|mistake)$ ]]; then
     word=halted
+  fi
+  if [[ $word != idle && -e $place/command ]]; then
+    command=$(<"$place/command")
+    word+=" ${command:0:12}"
   fi
   echo "$(hostname): $word"
 }

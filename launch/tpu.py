@@ -23,7 +23,7 @@ import checkout
 import request as requests
 from request import Request, UsersMistake
 from shell import Shell
-from tpu_machine import QUEUED, VM, Machine, State
+from tpu_machine import QUEUED, VM, Machine, State, digest
 from until_done import SECONDS_TO_SAVE, Watch
 
 
@@ -75,9 +75,17 @@ def _begin(
         return machine.create().code
     if args.verb == "until_done":
         machine = machine.pinned()
-        watch = Watch(machine, run, logs, args.poll_seconds, args.max_hours, args.keep)
+        watch = Watch(
+            machine=machine,
+            start=run,
+            digest=digest(_environment(request)),
+            logs=logs,
+            poll_seconds=args.poll_seconds,
+            max_hours=args.max_hours,
+            keep=args.keep,
+        )
         return _rehearse(watch) if args.dry_run else watch.run()
-    if "running" in (machine.statuses() or []):
+    if any(status.word == "running" for status in machine.statuses() or []):
         raise UsersMistake(
             f"a run is on {machine.name} already; `tpu.py stop` it before its code is "
             "replaced, or choose another --name"

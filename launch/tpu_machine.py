@@ -5,11 +5,14 @@ Commands and states are those of gcloud 528 (`gcloud compute tpus …`, API v2).
 
 import dataclasses
 import enum
+import hashlib
+import os
 import re
 import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from request import CHECKOUT, UsersMistake
 from shell import Result, Shell
@@ -26,9 +29,22 @@ _RUNTIMES = {
 }
 # What on_worker.sh says of a run, one line for each worker.
 _STATUS = re.compile(
-    r"^\S+: (idle|running|done|stopped|halted|mistake|failed \d+|lost)\r?$",
+    r"^\S+: (idle|running|done|stopped|halted|mistake|failed \d+|lost)"
+    r"(?: ([0-9a-f]{12}))?\r?$",
     re.MULTILINE,
 )
+
+
+class Status(NamedTuple):
+    """What a worker says of its run.
+
+    Attributes:
+      word: idle, running, done, …
+      digest: of the run's command line; empty if there was none.
+    """
+
+    word: str
+    digest: str
 
 
 class State(enum.Enum):
@@ -225,9 +241,9 @@ class Machine:
         """Runs launch/on_worker.sh with these words on the workers."""
         return self.on_workers(_script(*words), worker)
 
-    def statuses(self) -> list[str] | None:
+    def statuses(self) -> list[Status] | None:
         """What each worker says of its run; None where one cannot be reached."""
-        words = []
+        statuses = []
         # A new machine has no checkout yet, which is not the same as no answer.
         script = f"{_THERE}/launch/on_worker.sh"
         command = (
@@ -237,8 +253,8 @@ class Machine:
             answer = self.shell.ask(self._ssh(node, command))
             if answer.code:
                 return None
-            words += _STATUS.findall(answer.out)
-        return words or None
+            statuses += [Status(*found) for found in _STATUS.findall(answer.out)]
+        return statuses or None
 
     def gather_logs(self, folder: Path) -> int:
         """Writes each worker's newest log to FOLDER/NODE/WORKER.log."""
@@ -285,6 +301,12 @@ class Machine:
         if self.project:
             flags.append(f"--project={self.project}")
         return ["gcloud", "compute", "tpus", group, verb, *names, *flags]
+
+
+def digest(command: Sequence[str]) -> str:
+    """By what on_worker.sh names a run: a digest of its command line."""
+    words = "".join(f"{word}\0" for word in command)
+    return hashlib.sha256(os.fsencode(words)).hexdigest()[:12]
 
 
 def _script(*words: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from request import INTERRUPTED, USER_ERROR, UsersMistake
-from tpu_machine import Machine, State
+from tpu_machine import Machine, State, Status
 
 # Requests in a row that bring no machine.
 _REQUESTS = 10
@@ -44,6 +44,7 @@ class Watch:
       machine: where it runs.
       start: brings the checkout to the machine, installs it and starts the run;
         returns an exit code.
+      digest: of the command line that it starts.
       logs: where the logs of attempt N go: LOGS/attempt_N.
       poll_seconds: between two looks; the unit of all waiting.
       max_hours: the run is stopped after that long, if given.
@@ -52,6 +53,7 @@ class Watch:
 
     machine: Machine
     start: Callable[[Machine], int]
+    digest: str
     logs: Path
     poll_seconds: float
     max_hours: float | None = None
@@ -125,8 +127,10 @@ class Watch:
         if statuses is None:
             return self._silent()
         self._silences = 0
+        self._require_ours(statuses)
+        words = [status.word for status in statuses]
         if self._attempt_began is None:
-            if "running" in statuses:
+            if "running" in words:
                 self._say("the run is there already; watching it")
             elif code := self.start(self.machine):
                 if code == USER_ERROR:
@@ -136,7 +140,28 @@ class Watch:
             self._attempt_began = time.monotonic()
             self._wait(patient=True)
             return None
-        return self._judge(statuses)
+        return self._judge(words)
+
+    def _require_ours(self, statuses: Sequence[Status]) -> None:
+        """Refuses a machine of the same name that another run has.
+
+        Raises:
+          UsersMistake: so; the machine will be kept.
+        """
+        others = {
+            status.word
+            for status in statuses
+            if status.word != "idle" and status.digest != self.digest
+        }
+        # One that refused its settings is over; the command that mends them may follow.
+        over = "mistake" in others and "running" not in others
+        if others and not (over and self._attempt_began is None):
+            self.keep = True
+            raise UsersMistake(
+                f"a run with another command line is on {self.machine.name} "
+                f"({', '.join(sorted(others))}); choose another --name, or `tpu.py "
+                "delete` it first"
+            )
 
     def _silent(self) -> int | None:
         """The machine is there, but ssh is not: it may be booting, or we be offline."""
@@ -150,19 +175,19 @@ class Watch:
         self._wait(patient=True)
         return None
 
-    def _judge(self, statuses: Sequence[str]) -> int | None:
+    def _judge(self, words: Sequence[str]) -> int | None:
         """What the words of all workers mean for the attempt."""
-        if all(word == "done" for word in statuses):
+        if all(word == "done" for word in words):
             return self._finished()
-        if "mistake" in statuses:
+        if "mistake" in words:
             self._gather()
             raise UsersMistake(
                 "the run refuses its settings, and would again; the message is at the "
                 f"end of {self._folder()}/*/*.log"
             )
-        over = [word for word in statuses if word not in ("running", "done")]
+        over = [word for word in words if word not in ("running", "done")]
         if not over:
-            self._say(f"attempt {self.attempts}: {', '.join(statuses)}", anew=True)
+            self._say(f"attempt {self.attempts}: {', '.join(words)}", anew=True)
             self._waits = 0
             self._wait(patient=True)
             return None
@@ -170,7 +195,7 @@ class Watch:
             self._end_attempt()
             self._end = "stopped by tpu.py stop; the same command goes on from there"
             return 1
-        return self._failed(f"attempt {self.attempts} ended: {', '.join(statuses)}")
+        return self._failed(f"attempt {self.attempts} ended: {', '.join(words)}")
 
     def _failed(self, what: str) -> int | None:
         """An attempt is over, on a machine that is there as far as we know."""

@@ -33,7 +33,19 @@ _REAL = (
         "git",
         "grep",
     ),
-    *("gzip", "hostname", "ln", "mkdir", "mv", "nohup", "rm", "setsid", "sh", "sleep"),
+    *(
+        "gzip",
+        "hostname",
+        "ln",
+        "mkdir",
+        "mv",
+        "nohup",
+        "rm",
+        "setsid",
+        "sh",
+        "sha256sum",
+        "sleep",
+    ),
     *("tail", "tar", "touch"),
 )
 

@@ -1,5 +1,6 @@
 """What a worker does: one attempt at a run, alone and under on_worker.sh."""
 
+import hashlib
 import re
 import shutil
 import signal
@@ -82,7 +83,8 @@ class Worker:
         assert done.returncode == 0, done.stderr
         if words[0] == "log":
             return done.stdout
-        return done.stdout.partition(": ")[2].strip()
+        self.said = done.stdout
+        return re.sub(" [0-9a-f]{12}$", "", done.stdout.partition(": ")[2].strip())
 
     def until(self, word: str) -> None:
         deadline = time.monotonic() + 20
@@ -115,6 +117,20 @@ def test_a_run_is_started_once_and_saves_when_stopped(worker: Worker) -> None:
     worker.until("done")
     assert worker("log") == "done: 5 of 5 steps\n"
     assert worker("stop", "1") == "done"
+
+
+def test_a_stop_of_what_is_beside_it_leaves_a_mistake_a_mistake(worker: Worker) -> None:
+    worker("start", "sh", "-c", "exit 2")
+    worker.until("mistake")
+    assert worker("stop", "1") == "mistake"
+
+
+def test_a_worker_names_a_run_by_its_command_line(worker: Worker) -> None:
+    command = ["sh", "-c", 'echo "$0"', "ä b\nc", ""]
+    digest = hashlib.sha256("".join(f"{w}\0" for w in command).encode()).hexdigest()
+    worker("start", *command)
+    worker.until("done")
+    assert worker.said.endswith(f": done {digest[:12]}\n")
 
 
 def test_a_run_that_does_not_save_in_time_is_killed(worker: Worker) -> None:

@@ -1,5 +1,6 @@
 """The watch over a machine that may be taken away, seen from the commands it gives."""
 
+import hashlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,9 +23,18 @@ STATUS = "gcloud*on_worker.sh status*"
 ABSENT = "echo 'ERROR: NOT_FOUND: Resource was not found' >&2; exit 1"
 
 
-def said(*words: str) -> str:
+def digest(*more: str) -> str:
+    """The name of a run with these further arguments, 12 hexadecimal digits."""
+    command = ["env", ".venv/bin/python", "-m", "hypert5_jax.train"]
+    words = "".join(f"{word}\0" for word in (*command, RECIPE, BUCKET, *more))
+    return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+def said(*words: str, of: str | None = None) -> str:
     """What the workers of one slice answer when asked how the run stands."""
-    return "; ".join(f"echo 't1v-w-{i}: {word}'" for i, word in enumerate(words))
+    run = digest() if of is None else of
+    lines = [word if word == "idle" else f"{word} {run}".strip() for word in words]
+    return "; ".join(f"echo 't1v-w-{i}: {line}'" for i, line in enumerate(lines))
 
 
 def watch(fakes: Fakes, *more: str) -> tuple[int, str, str]:
@@ -229,11 +239,44 @@ def test_a_run_that_is_there_already_is_only_watched(fakes: Fakes) -> None:
     assert not fakes.calls("on_worker.sh start") and not fakes.calls("scp")
 
 
+@pytest.mark.parametrize("word", ["running", "done", "failed 1", "halted", "lost"])
+@pytest.mark.parametrize("other", [digest("--gin.SEED=2"), ""])
+def test_a_machine_of_another_run_is_left_alone(
+    fakes: Fakes, word: str, other: str
+) -> None:
+    fakes.answer(MACHINE, "echo ACTIVE")
+    fakes.answer(NODE, "echo READY")
+    fakes.answer(STATUS, said(word, "running", of=other), said("done", of=other))
+    code, out, _ = watch(fakes)
+    assert code == 2 and "choose another --name" in out
+    assert not fakes.calls(" delete ") and not fakes.calls("on_worker.sh stop")
+    assert not fakes.calls("on_worker.sh start")
+
+
+def test_a_run_that_takes_our_machine_meanwhile_is_left_alone(fakes: Fakes) -> None:
+    fakes.answer(MACHINE, "echo ACTIVE")
+    fakes.answer(NODE, "echo READY")
+    other = said("mistake", of=digest("--gin.SEED=2"))
+    fakes.answer(STATUS, said("idle"), said("running"), other)
+    code, out, _ = watch(fakes)
+    assert code == 2 and "choose another --name" in out
+    assert not fakes.calls(" delete ")
+
+
+def test_a_mistake_is_mended_on_the_machine_that_was_kept(fakes: Fakes) -> None:
+    fakes.answer(MACHINE, "echo ACTIVE")
+    fakes.answer(NODE, "echo READY")
+    wrong = said("mistake", "halted", of=digest("--gin.SEED=x"))
+    fakes.answer(STATUS, wrong, said("running", "running"), said("done", "done"))
+    assert watch(fakes, "--keep")[0] == 0
+    assert len(fakes.calls("on_worker.sh start")) == 1
+
+
 def test_a_machine_that_does_not_answer_is_not_taken_for_lost(fakes: Fakes) -> None:
     answers = ("echo ACTIVE", "echo ACTIVE", "exit 1", "echo", "echo ACTIVE")
     fakes.answer(MACHINE, *answers)
     fakes.answer(NODE, "echo READY")
-    unreachable = "echo 't1v-w-0: running'; exit 255"
+    unreachable = f"{said('running')}; exit 255"
     fakes.answer(STATUS, said("running"), unreachable, unreachable, said("done"))
     assert watch(fakes)[0] == 0
     assert len(fakes.calls(" delete ")) == 1 and not fakes.calls("on_worker.sh stop")
