@@ -15,6 +15,7 @@ docs/tpu.md is the way from an empty project to results.
 """
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         case "logs":
             return machine.gather_logs(logs)
         case "stop":
-            return machine.script("stop", str(SECONDS_TO_SAVE))
+            return machine.stop(SECONDS_TO_SAVE)
         case "delete":
             return machine.delete()
     return _begin(machine, request, args, logs)
@@ -133,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(request: Request, args: argparse.Namespace) -> None:
     """Refuses what would only fail, or lose the results, on a machine that costs."""
+    for name in ("poll_seconds", "max_hours"):
+        value = getattr(args, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UsersMistake(f"--{name}={value}: expected a number above 0")
     for place in args.data:
         if not re.fullmatch(r"gs://.+/[^/]+", place):
             raise UsersMistake(f"--data={place}: expected gs://BUCKET/…/MIXTURE")

@@ -19,6 +19,10 @@ from shell import Result, Shell
 
 QUEUED = "queued"
 VM = "vm"
+# How long gcloud may take to say how something stands; to make or delete a machine, for
+# which it waits. One that hangs has not answered.
+_ANSWER_SECONDS = 300.0
+_OPERATION_SECONDS = 1800.0
 # Where the checkout lies on a worker, below the home folder.
 _THERE = "hypert5"
 _RUNTIMES = {
@@ -131,6 +135,12 @@ class Machine:
             )
         return dataclasses.replace(self, project=project)
 
+    def until(self, deadline: float | None) -> "Machine":
+        """This machine, whose commands are given up at a time.time(), if there is one."""
+        return dataclasses.replace(
+            self, shell=dataclasses.replace(self.shell, deadline=deadline)
+        )
+
     def nodes(self) -> list[str]:
         """Names of the TPU VMs, one for each slice."""
         if self.slices == 1:
@@ -156,13 +166,17 @@ class Machine:
         if self.service_account:
             flags.append(f"--service-account={self.service_account}")
         return self.shell.ask(
-            [*self._gcloud("create", self.name), *flags, *self.create_flags], aloud=True
+            [*self._gcloud("create", self.name), *flags, *self.create_flags],
+            aloud=True,
+            seconds=_OPERATION_SECONDS,
         )
 
     def delete(self) -> int:
         """Deletes the machine with all that is on it; returns gcloud's exit code."""
         force = ["--force"] if self.kind == QUEUED else []
-        return self.shell.run([*self._gcloud("delete", self.name), *force])
+        return self.shell.run(
+            [*self._gcloud("delete", self.name), *force], seconds=_OPERATION_SECONDS
+        )
 
     def state(self) -> State:
         """Where the machine stands, all its slices together."""
@@ -199,7 +213,8 @@ class Machine:
             [
                 *self._gcloud("describe", self.name),
                 "--format=value(state.failedData.error.message)",
-            ]
+            ],
+            seconds=_ANSWER_SECONDS,
         )
         return described.out.strip()
 
@@ -241,6 +256,19 @@ class Machine:
         """Runs launch/on_worker.sh with these words on the workers."""
         return self.on_workers(_script(*words), worker)
 
+    def stop(self, seconds: int) -> int:
+        """Lets the run on all workers save and end, and kills it after some seconds.
+
+        Returns:
+          an exit code, not 0 if any worker's is not.
+        """
+        worst = 0
+        for node in self.nodes():
+            command = self._ssh(node, _script("stop", str(seconds)))
+            code = self.shell.run(command, seconds=seconds + _ANSWER_SECONDS)
+            worst = code or worst
+        return worst
+
     def statuses(self) -> list[Status] | None:
         """What each worker says of its run; None where one cannot be reached."""
         statuses = []
@@ -250,24 +278,34 @@ class Machine:
             f"if test -e {script}; then {_script('status')}; else echo new: idle; fi"
         )
         for node in self.nodes():
-            answer = self.shell.ask(self._ssh(node, command))
+            answer = self.shell.ask(self._ssh(node, command), seconds=_ANSWER_SECONDS)
             if answer.code:
                 return None
             statuses += [Status(*found) for found in _STATUS.findall(answer.out)]
         return statuses or None
 
     def gather_logs(self, folder: Path) -> int:
-        """Writes each worker's newest log to FOLDER/NODE/WORKER.log."""
+        """Writes each worker's newest log to FOLDER/NODE/WORKER.log.
+
+        Returns:
+          an exit code, not 0 if one could not be read or written.
+        """
         worst = 0
         for node in self.nodes():
-            if not self.shell.dry_run:
-                (folder / node).mkdir(parents=True, exist_ok=True)
-            into = f"--output-directory={folder / node}"
-            worst = self.shell.run([*self._ssh(node, _script("log")), into]) or worst
+            into = folder / node
+            try:
+                if not self.shell.dry_run:
+                    into.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                print(f"warning: no logs in {into}: {error.strerror}", flush=True)
+                worst = 1
+                continue
+            command = [*self._ssh(node, _script("log")), f"--output-directory={into}"]
+            worst = self.shell.run(command, seconds=_ANSWER_SECONDS) or worst
         return worst
 
     def _described(self, command: Sequence[str], form: str) -> State:
-        answer = self.shell.ask([*command, f"--format={form}"])
+        answer = self.shell.ask([*command, f"--format={form}"], seconds=_ANSWER_SECONDS)
         if answer.code:
             # As gcloud repeats the API's errors; a shell may not find a program, too.
             absent = answer.code == 1 and "NOT_FOUND" in answer.err

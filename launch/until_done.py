@@ -5,12 +5,16 @@ machine, the checkout on it, the same command. This process only watches; while 
 away, the run goes on, and the machine costs.
 """
 
+import contextlib
 import dataclasses
+import re
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from request import INTERRUPTED, USER_ERROR, UsersMistake
+from shell import NO_ANSWER
 from tpu_machine import Machine, State, Status
 
 # Requests in a row that bring no machine.
@@ -19,6 +23,8 @@ _REQUESTS = 10
 # _LONG_SECONDS was no failure of the start, and the count begins anew.
 _FAILURES = 3
 _LONG_SECONDS = 3600.0
+# And attempts that fail, in a row or not, however long they lasted.
+_FAILURES_IN_ALL = 10
 # The longest wait between two tries, and for the first answer of a machine, in polls.
 _LONGEST_WAIT = 15
 # How long a run may take to save itself before it is killed.
@@ -45,7 +51,8 @@ class Watch:
       start: brings the checkout to the machine, installs it and starts the run;
         returns an exit code.
       digest: of the command line that it starts.
-      logs: where the logs of attempt N go: LOGS/attempt_N.
+      logs: where the logs of attempt N go: LOGS/attempt_N. N goes on after the highest
+        that is there, from an earlier watch.
       poll_seconds: between two looks; the unit of all waiting.
       max_hours: the run is stopped after that long, if given.
       keep: leave the machine there at the end.
@@ -60,7 +67,10 @@ class Watch:
     keep: bool = False
     attempts: int = 0
     failures: int = 0
+    failures_in_all: int = 0
     preemptions: int = 0
+    _earlier: int = 0
+    _deadline: float | None = None
     _made: bool = False
     _requests: int = 0
     _silences: int = 0
@@ -75,7 +85,13 @@ class Watch:
         Returns:
           0 if the run is done; 1 if it was given up or stopped; 2 for a mistake of the
           user's; 130 if interrupted, which leaves run and machine alone.
+
+        Raises:
+          UsersMistake: there is no place for the logs. Nothing was done.
         """
+        self._find_logs()
+        if self.max_hours is not None:
+            self._deadline = time.time() + self.max_hours * 3600
         try:
             code = self._watch()
             self._say(self._end)
@@ -88,22 +104,36 @@ class Watch:
             )
             return INTERRUPTED
 
+    def _find_logs(self) -> None:
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            names = [path.name for path in self.logs.iterdir()]
+        except OSError as error:
+            raise UsersMistake(
+                f"--logs: {self.logs} cannot be made or read: {error.strerror}"
+            ) from error
+        found = [re.fullmatch(r"attempt_(\d+)", name) for name in names]
+        self._earlier = max((int(match[1]) for match in found if match), default=0)
+
     def _watch(self) -> int:
-        began = time.monotonic()
         code = None
         try:
             while code is None:
-                hours = (time.monotonic() - began) / 3600
-                late = self.max_hours is not None and hours > self.max_hours
+                late = self._deadline is not None and time.time() > self._deadline
                 code = self._out_of_time() if late else self._look()
         except UsersMistake as mistake:
             self._end = str(mistake)
             return USER_ERROR
+        # Whatever it is, the machine must not stay behind because of it.
+        except Exception:  # noqa: BLE001
+            self._say(traceback.format_exc())
+            self._end = "the watch failed in a way that was not foreseen; see above"
+            return 1
         return code
 
     def _look(self) -> int | None:
         """One look at the machine and what it leads to; an exit code at the end."""
-        state = self.machine.state()
+        state = self._in_time().state()
         if state is State.READY:
             return self._ready()
         if state is State.ABSENT:
@@ -123,7 +153,7 @@ class Watch:
 
     def _ready(self) -> int | None:
         self._requests = 0
-        statuses = self.machine.statuses()
+        statuses = self._in_time().statuses()
         if statuses is None:
             return self._silent()
         self._silences = 0
@@ -132,12 +162,12 @@ class Watch:
         if self._attempt_began is None:
             if "running" in words:
                 self._say("the run is there already; watching it")
-            elif code := self.start(self.machine):
+            elif code := self.start(self._in_time()):
                 if code == USER_ERROR:
                     raise UsersMistake("the run cannot be started; see above")
                 return self._failed("the run could not be started")
             self.attempts += 1
-            self._attempt_began = time.monotonic()
+            self._attempt_began = time.time()
             self._wait(patient=True)
             return None
         return self._judge(words)
@@ -180,14 +210,14 @@ class Watch:
         if all(word == "done" for word in words):
             return self._finished()
         if "mistake" in words:
-            self._gather()
+            self._end_attempt()
             raise UsersMistake(
                 "the run refuses its settings, and would again; the message is at the "
                 f"end of {self._folder()}/*/*.log"
             )
         over = [word for word in words if word not in ("running", "done")]
         if not over:
-            self._say(f"attempt {self.attempts}: {', '.join(words)}", anew=True)
+            self._say(f"attempt {self._number()}: {', '.join(words)}", anew=True)
             self._waits = 0
             self._wait(patient=True)
             return None
@@ -195,18 +225,24 @@ class Watch:
             self._end_attempt()
             self._end = "stopped by tpu.py stop; the same command goes on from there"
             return 1
-        return self._failed(f"attempt {self.attempts} ended: {', '.join(words)}")
+        return self._failed(f"attempt {self._number()} ended: {', '.join(words)}")
 
     def _failed(self, what: str) -> int | None:
         """An attempt is over, on a machine that is there as far as we know."""
         self._say(what)
-        lasted = time.monotonic() - (self._attempt_began or time.monotonic())
+        lasted = time.time() - (self._attempt_began or time.time())
         self._end_attempt()
         self.failures = 1 if lasted > _LONG_SECONDS else self.failures + 1
+        self.failures_in_all += 1
+        logs = f"logs are in {self.logs}"
         if self.failures >= _FAILURES:
             self._end = (
-                f"given up after {self.failures} attempts in a row that failed; logs "
-                f"are in {self.logs}"
+                f"given up after {self.failures} attempts in a row that failed; {logs}"
+            )
+            return 1
+        if self.failures_in_all >= _FAILURES_IN_ALL:
+            self._end = (
+                f"given up after {_FAILURES_IN_ALL} attempts that failed; {logs}"
             )
             return 1
         self._wait()
@@ -215,7 +251,7 @@ class Watch:
     def _end_attempt(self) -> None:
         """Stops what is left of an attempt on any worker, and keeps its logs."""
         if self._attempt_began is not None:
-            self.machine.script("stop", str(SECONDS_TO_SAVE))
+            self.machine.stop(SECONDS_TO_SAVE)
             self._gather()
         self._attempt_began = None
 
@@ -244,7 +280,8 @@ class Watch:
         if result.code:
             _raise_if_final(result.err)
             self._wait()
-        self._made = result.code == 0
+        # One that did not answer may have been heard.
+        self._made = result.code in (0, NO_ANSWER)
         return None
 
     def _replace(self) -> None:
@@ -269,8 +306,11 @@ class Watch:
             self._say(f"{self.machine.name} is kept, and costs until it is deleted")
             return code
         for _ in range(3):
-            if self.machine.delete() == 0 or self.machine.state() is State.ABSENT:
-                return code
+            try:
+                if self.machine.delete() == 0 or self.machine.state() is State.ABSENT:
+                    return code
+            except (UsersMistake, OSError) as error:
+                self._say(str(error))
             self._wait()
         self._say(
             f"{self.machine.name} COULD NOT BE DELETED AND GOES ON COSTING; delete it "
@@ -282,7 +322,14 @@ class Watch:
         self.machine.gather_logs(self._folder())
 
     def _folder(self) -> Path:
-        return self.logs / f"attempt_{self.attempts}"
+        return self.logs / f"attempt_{self._number()}"
+
+    def _number(self) -> int:
+        return self._earlier + self.attempts
+
+    def _in_time(self) -> Machine:
+        """The machine, for what --max_hours bounds: not stopping, nor deleting."""
+        return self.machine.until(self._deadline)
 
     def _wait(self, patient: bool = False) -> None:
         """One poll, or (not patient) twice as long at each try, up to a bound."""
@@ -293,7 +340,9 @@ class Watch:
     def _say(self, text: str, anew: bool = False) -> None:
         """Prints a line; one that says what it did before (anew), only once."""
         if not anew or text != self._said:
-            print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+            # A terminal that is gone is no reason to leave a machine alone.
+            with contextlib.suppress(OSError):
+                print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
         self._said = text
 
 

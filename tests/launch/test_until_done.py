@@ -1,44 +1,18 @@
 """The watch over a machine that may be taken away, seen from the commands it gives."""
 
-import hashlib
-import signal
 import sys
-from collections.abc import Sequence
-
-import pytest
 
 from tests.launch.conftest import NAME, RECIPE, Fakes
-
-BUCKET = "--gin.MODEL_DIR=gs://bucket/runs/prefix"
-WATCH = (
-    "until_done",
-    "--zone=us-east5-b",
-    RECIPE,
+from tests.launch.watching import (
+    ABSENT,
     BUCKET,
-    "--poll_seconds=0.001",
+    MACHINE,
+    NODE,
+    STATUS,
+    WATCH,
+    said,
+    watch,
 )
-MACHINE = "gcloud*queued-resources describe*(state.state)*"
-NODE = "gcloud*tpu-vm describe*"
-STATUS = "gcloud*on_worker.sh status*"
-ABSENT = "echo 'ERROR: NOT_FOUND: Resource was not found' >&2; exit 1"
-
-
-def digest(*more: str) -> str:
-    """The name of a run with these further arguments, 12 hexadecimal digits."""
-    command = ["env", ".venv/bin/python", "-m", "hypert5_jax.train"]
-    words = "".join(f"{word}\0" for word in (*command, RECIPE, BUCKET, *more))
-    return hashlib.sha256(words.encode()).hexdigest()[:12]
-
-
-def said(*words: str, of: str | None = None) -> str:
-    """What the workers of one slice answer when asked how the run stands."""
-    run = digest() if of is None else of
-    lines = [word if word == "idle" else f"{word} {run}".strip() for word in words]
-    return "; ".join(f"echo 't1v-w-{i}: {line}'" for i, line in enumerate(lines))
-
-
-def watch(fakes: Fakes, *more: str) -> tuple[int, str, str]:
-    return fakes.run("tpu.py", *WATCH, *more)
 
 
 def test_a_run_is_created_started_watched_and_deleted(fakes: Fakes) -> None:
@@ -100,35 +74,6 @@ def test_too_many_requests_a_minute_are_no_missing_quota(fakes: Fakes) -> None:
     assert len(fakes.calls(" create ")) == 2
 
 
-@pytest.mark.parametrize("state", ["STOPPING", "STOPPED"])
-def test_a_machine_that_was_stopped_is_kept(fakes: Fakes, state: str) -> None:
-    fakes.answer(NODE, f"echo {state}", ABSENT)
-    code, out, _ = watch(fakes, "--kind=vm")
-    assert code == 2
-    assert f"tpus tpu-vm start {NAME} --zone=us-east5-b" in out
-    assert not fakes.calls(" delete ") and not fakes.calls(" create ")
-
-
-@pytest.mark.parametrize("broken", ["exit 127", "exit 1", "exit 0"])
-def test_a_gcloud_that_names_no_project_ends_the_watch_before_it_begins(
-    fakes: Fakes, broken: str
-) -> None:
-    rule = fakes.place / "rules" / "00" / "1"
-    rule.write_text(f"echo 'exec: python: not found' >&2; {broken}\n")
-    code, _, err = watch(fakes)
-    assert code == 2 and "--project" in err and "python: not found" in err
-    assert len(fakes.calls()) == 1
-
-
-def test_only_the_clouds_own_word_says_that_there_is_no_machine(fakes: Fakes) -> None:
-    broken = "echo 'exec: python: not found' >&2; exit"
-    fakes.answer(MACHINE, f"{broken} 127", f"{broken} 1", "echo ACTIVE")
-    fakes.answer(NODE, "echo NOT_FOUND >&2; exit 127", "echo READY")
-    fakes.answer(STATUS, said("running"), said("done"))
-    assert watch(fakes)[0] == 0
-    assert not fakes.calls(" create ") and len(fakes.calls(" delete ")) == 1
-
-
 def test_a_zone_that_is_full_is_asked_again_and_not_for_ever(fakes: Fakes) -> None:
     fakes.answer(MACHINE, ABSENT)
     fakes.answer("gcloud*create*", "echo 'There is no more capacity' >&2; exit 1")
@@ -180,6 +125,8 @@ def test_a_users_mistake_is_not_started_again(fakes: Fakes) -> None:
     assert code == 2
     assert len(fakes.calls("on_worker.sh start")) == 1
     assert len(fakes.calls("on_worker.sh log")) == 1
+    # Not all of them have ended, and perhaps the machine is kept.
+    assert len(fakes.calls("on_worker.sh stop")) == 1
     assert len(fakes.calls(" delete ")) == 1  # nothing stays behind and costs
     assert "refuses its settings" in out
 
@@ -239,39 +186,6 @@ def test_a_run_that_is_there_already_is_only_watched(fakes: Fakes) -> None:
     assert not fakes.calls("on_worker.sh start") and not fakes.calls("scp")
 
 
-@pytest.mark.parametrize("word", ["running", "done", "failed 1", "halted", "lost"])
-@pytest.mark.parametrize("other", [digest("--gin.SEED=2"), ""])
-def test_a_machine_of_another_run_is_left_alone(
-    fakes: Fakes, word: str, other: str
-) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    fakes.answer(STATUS, said(word, "running", of=other), said("done", of=other))
-    code, out, _ = watch(fakes)
-    assert code == 2 and "choose another --name" in out
-    assert not fakes.calls(" delete ") and not fakes.calls("on_worker.sh stop")
-    assert not fakes.calls("on_worker.sh start")
-
-
-def test_a_run_that_takes_our_machine_meanwhile_is_left_alone(fakes: Fakes) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    other = said("mistake", of=digest("--gin.SEED=2"))
-    fakes.answer(STATUS, said("idle"), said("running"), other)
-    code, out, _ = watch(fakes)
-    assert code == 2 and "choose another --name" in out
-    assert not fakes.calls(" delete ")
-
-
-def test_a_mistake_is_mended_on_the_machine_that_was_kept(fakes: Fakes) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    wrong = said("mistake", "halted", of=digest("--gin.SEED=x"))
-    fakes.answer(STATUS, wrong, said("running", "running"), said("done", "done"))
-    assert watch(fakes, "--keep")[0] == 0
-    assert len(fakes.calls("on_worker.sh start")) == 1
-
-
 def test_a_machine_that_does_not_answer_is_not_taken_for_lost(fakes: Fakes) -> None:
     answers = ("echo ACTIVE", "echo ACTIVE", "exit 1", "echo", "echo ACTIVE")
     fakes.answer(MACHINE, *answers)
@@ -280,107 +194,6 @@ def test_a_machine_that_does_not_answer_is_not_taken_for_lost(fakes: Fakes) -> N
     fakes.answer(STATUS, said("running"), unreachable, unreachable, said("done"))
     assert watch(fakes)[0] == 0
     assert len(fakes.calls(" delete ")) == 1 and not fakes.calls("on_worker.sh stop")
-
-
-@pytest.mark.parametrize("made", [True, False])
-def test_a_machine_never_reached_is_deleted_only_if_we_made_it(
-    fakes: Fakes, made: bool
-) -> None:
-    fakes.answer(MACHINE, *[ABSENT] * made, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    fakes.answer(STATUS, "exit 255")
-    code, out, _ = watch(fakes)
-    assert code == 1 and "ssh does not reach it" in out
-    assert len(fakes.calls("on_worker.sh status")) == 15
-    assert len(fakes.calls(" delete ")) == made
-    assert not fakes.calls("on_worker.sh start")
-
-
-def test_control_c_leaves_the_run_alone_and_says_what_it_costs(fakes: Fakes) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    fakes.answer(STATUS, said("running"))
-    process = fakes.start("tpu.py", *WATCH)
-    fakes.until("on_worker.sh status", 3)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "tpu.py delete" in out and "costs" in out
-    assert not fakes.calls(" delete ") and not fakes.calls("on_worker.sh stop")
-
-
-def test_control_c_while_deleting_says_what_is_left(fakes: Fakes) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    fakes.answer(STATUS, said("running"), said("done"))
-    fakes.answer("gcloud* delete *", "exec sleep 20")
-    process = fakes.start("tpu.py", *WATCH)
-    fakes.until(" delete ", 1)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "tpu.py delete" in out and "costs" in out
-
-
-def test_time_that_is_up_stops_and_deletes(fakes: Fakes) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    fakes.answer(STATUS, said("running"))
-    code, out, _ = watch(fakes, "--max_hours=0.0001")
-    assert code == 1 and "--max_hours" in out
-    assert len(fakes.calls("on_worker.sh stop")) == 1
-    assert len(fakes.calls(" delete ")) == 1
-
-
-def test_a_machine_that_cannot_be_deleted_is_shouted_about(fakes: Fakes) -> None:
-    fakes.answer(MACHINE, "echo ACTIVE")
-    fakes.answer(NODE, "echo READY")
-    fakes.answer(STATUS, said("running"), said("done"))
-    fakes.answer("gcloud* delete *", "echo 'ERROR: INTERNAL' >&2; exit 1")
-    code, out, _ = watch(fakes)
-    assert code == 1
-    assert len(fakes.calls(" delete ")) == 3 and "COULD NOT BE DELETED" in out
-
-
-@pytest.mark.parametrize(
-    ("run", "says"),
-    [
-        ((), "MODEL_DIR=gs://"),
-        # The scores alone: the checkpoints would be lost.
-        (("--gin.OUTPUT_DIR=gs://b/scores",), "MODEL_DIR=gs://"),
-        ((BUCKET, "--gin.OUTPUT_DIR=scores"), "--gin.OUTPUT_DIR=scores"),
-        ((BUCKET, "--gin.MODEL_DIR=runs/x"), "--gin.MODEL_DIR=runs/x"),
-        ((BUCKET, "--gin.TrainRun.model_dir='x'"), "TrainRun.model_dir"),
-        (("--front_door=tune", "--gin.OUTPUT_DIR=gs://b/x"), "tune writes"),
-        (("--front_door=evaluate",), "OUTPUT_DIR=gs://"),
-    ],
-)
-def test_results_on_a_disk_that_will_be_deleted_are_refused(
-    fakes: Fakes, run: Sequence[str], says: str
-) -> None:
-    code, _, err = fakes.run("tpu.py", "until_done", "--zone=z", RECIPE, *run)
-    assert code == 2 and says in err and "--keep" in err
-    assert not fakes.calls()
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        (BUCKET,),
-        ("--gin.TrainRun.model_dir='gs://b/x'",),
-        ("--gin.MODEL_DIR=runs/x", BUCKET),
-        ("--gin.TrainSweep.output_dir=gs://b/x",),
-        ("--front_door=evaluate", "--gin.OUTPUT_DIR=gs://b/x"),
-        ("--front_door=evaluate", BUCKET),
-        ("--front_door=tune", "--keep"),
-        ("--keep",),
-    ],
-)
-def test_results_in_a_bucket_or_on_a_disk_that_stays_are_accepted(
-    fakes: Fakes, run: Sequence[str]
-) -> None:
-    dry = ("until_done", "--zone=z", RECIPE, "--dry_run")
-    assert fakes.run("tpu.py", *dry, *run)[0] == 0
 
 
 # A worker whose interpreter installs nothing, and whose training is two lines of shell: it
