@@ -14,6 +14,7 @@ from hypert5_jax.adapting.examples import TextExample, read_examples
 from hypert5_jax.adapting.model import Model
 from hypert5_jax.config import cli
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.phi.files import require_phi_or_nothing
 from hypert5_jax.phi.task_phi import TaskPhi
 
 _SHOWN = 8
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     args = _arguments(argv)
     if not args.output:
         raise UserError("--output is empty; expected a file for φ")
+    require_phi_or_nothing(args.output)
 
     # 1. the examples, then the model: a mistake in a small file is said at once
     read = read_examples(args.examples) if args.examples else None

@@ -30,6 +30,7 @@ from hypert5_jax.phi.spec import (
 
 FORMAT = "hypert5_jax.phi"
 VERSION = 1
+_LONGEST_HEADER = 100_000_000  # bytes; safetensors refuses more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +59,10 @@ def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
     """Writes φ, whole or not at all.
 
     Raises:
-      UserError: φ's shapes are not those of the header, a value is not finite, or the
-        file cannot be written.
+      UserError: φ's shapes are not those of the header, a value is not finite, a file is
+        there that holds no φ, or the file cannot be written.
     """
+    require_phi_or_nothing(path)
     arrays = {name: jnp.asarray(array) for name, array in types.named_arrays(phi)}
     if _shared(header.spec):
         arrays = {k: v for k, v in arrays.items() if not k.startswith(DECODER_CROSS)}
@@ -87,6 +89,35 @@ def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
         temporary.replace(target)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def require_phi_or_nothing(path: str) -> None:
+    """Refuses to write φ over anything but a φ file, or an empty one.
+
+    Raises:
+      UserError: another file is there, or it cannot be read.
+    """
+    file = epath.Path(path)
+    try:
+        other = file.is_file() and file.stat().length and not is_phi(file)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if other:
+        raise UserError(
+            f"{path} is there and is no φ file, so φ is not written over it; choose "
+            "another file"
+        )
+
+
+def is_phi(file: epath.PathLike) -> bool:
+    """Whether a file begins as φ files do; it may be damaged behind its header."""
+    with epath.Path(file).open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = opened.read(min(length, _LONGEST_HEADER))
+    try:
+        return json.loads(header)["__metadata__"]["format"] == FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def load_phi(

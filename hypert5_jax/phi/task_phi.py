@@ -26,7 +26,8 @@ class TaskPhi:
         """Writes a φ file, whole or not at all.
 
         Raises:
-          UserError: a value is not finite, or the file cannot be written.
+          UserError: a value is not finite, a file is there that holds no φ, or the file
+            cannot be written.
         """
         files.save_phi(str(path), self.phi, self.header)
 

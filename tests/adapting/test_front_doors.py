@@ -116,6 +116,10 @@ def test_mistakes_end_with_code_2_and_write_nothing(home, tmp_path, capsys):
     assert f"{file}:1: the target has 14 tokens" in said and "6 at most" in said
     file.write_text('{"input": "a"}\n')
     assert adapted(home, tmp_path / "phi", examples=file) == 2
+    file.write_text('{"input": "a", "target": "b"}\n')
+    assert adapted(tmp_path / "absent", file, examples=file) == 2
+    assert f"{file} is there and is no φ file" in capsys.readouterr().err
+    assert file.read_text() == '{"input": "a", "target": "b"}\n'
     other = model(seed=1).adapt(EXAMPLES)
     other.save(tmp_path / "other.safetensors")
     out = tmp_path / "out.jsonl"

@@ -92,6 +92,19 @@ def test_a_truncated_a_foreign_and_a_missing_file_are_refused(tmp_path):
         load_phi(str(tmp_path / "absent"))
 
 
+def test_phi_is_written_over_phi_and_over_nothing_else(tmp_path):
+    path = tmp_path / "few.jsonl"
+    for mine in (b'{"input": "a", "target": "b"}\n', b"\x02" + bytes(7) + b"{}"):
+        path.write_bytes(mine)
+        with pytest.raises(UserError, match="few.jsonl is there and is no φ file"):
+            save_phi(str(path), phi_for(PREFIX), header(PREFIX))
+        assert path.read_bytes() == mine and [path] == list(tmp_path.iterdir())
+    path.write_bytes(b"")
+    for spec in (PREFIX, LORA):
+        save_phi(str(path), phi_for(spec), header(spec))
+        assert load_phi(str(path))[1].spec == spec
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
