@@ -51,10 +51,11 @@ def is_t5x(path: str) -> bool:
     root = Path(place)
     if root.is_dir():
         return (root / INDEX).is_file()
-    return root.is_file() and _starts_as_t5x(root)
+    return root.is_file() and starts_as_t5x(root)
 
 
-def _starts_as_t5x(file: Path) -> bool:
+def starts_as_t5x(file: Path) -> bool:
+    """Whether a file starts as T5X's msgpack map does."""
     with file.open("rb") as opened:
         start = opened.read(32)
     # 0x81 … 0x8f begin a msgpack map of 1 … 15 entries.

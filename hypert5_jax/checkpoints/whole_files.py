@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +12,9 @@ from etils import epath
 from hypert5_jax.core.errors import UserError
 
 PARTIAL = ".partial"
+# What an earlier output looks like: beginnings of the names that its folder may hold, or,
+# where it is a file, what tells whether a file looks like it.
+EarlierOutput = Collection[str] | Callable[[Path], bool]
 
 
 def write_whole(file: epath.Path, content: str | bytes) -> None:
@@ -98,16 +101,14 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def require_free(
-    path: str, overwrite: bool, known: Collection[str] | None = None
-) -> None:
+def require_free(path: str, overwrite: bool, known: EarlierOutput) -> None:
     """Refuses to write over anything but, when told so, an earlier output.
 
     Args:
       path: to be written.
       overwrite: an earlier output may go.
-      known: beginnings of the names that such an output's folder may hold; None where
-        the output is a file.
+      known: what such an output looks like; it also says whether a folder or a file
+        is to be written.
 
     Raises:
       UserError: something is there, or something other than an earlier output.
@@ -115,16 +116,24 @@ def require_free(
     target = _local(path)
     if not target.exists():
         return
-    if target.is_dir() != (known is not None):
+    if target.is_dir() == callable(known):
         here, new = ("folder", "file") if target.is_dir() else ("file", "folder")
         raise UserError(
             f"{path} is a {here}, but a {new} is to be written; choose another --output"
         )
-    if known is not None and not any(target.iterdir()):
+    if not callable(known) and not any(target.iterdir()):
         return
     if not overwrite:
         raise UserError(f"{path} is there already; choose another, or add --overwrite")
-    if known is not None:
+    if callable(known):
+        with _telling(target):
+            fits = known(target)
+        if not fits:
+            raise UserError(
+                f"{path} does not look like an earlier output of this format, so "
+                "--overwrite does not replace it; choose another --output"
+            )
+    else:
         strange = sorted(
             entry.name
             for entry in target.iterdir()

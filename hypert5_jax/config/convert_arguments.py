@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from hypert5_jax.config import cli
 from hypert5_jax.core.errors import UserError
@@ -58,6 +59,22 @@ class Conversion:
                 f"--keep_optimiser with --to={self.to}: only T5X's formats have a place "
                 "for T5X's optimiser state"
             )
+
+    def require_apart(self) -> None:
+        """Refuses an output that would replace what is read.
+
+        Raises:
+          UserError: naming both.
+        """
+        target = Path(self.output).resolve()
+        for name in ("input", "base"):
+            given = getattr(self, name)
+            source = Path(given).resolve()
+            if given and target in (source, *source.parents):
+                raise UserError(
+                    f"--output={self.output} would replace --{name}={given}; choose "
+                    "another --output"
+                )
 
 
 def parse(argv: Sequence[str], description: str) -> Conversion:

@@ -11,20 +11,24 @@ from hypert5_jax.checkpoints.any_t5 import open_any_t5
 from hypert5_jax.checkpoints.lazy import FLOATS
 from hypert5_jax.checkpoints.opened import OpenT5
 from hypert5_jax.checkpoints.t5_arrays import require_same_sizes
-from hypert5_jax.checkpoints.whole_files import require_free, whole_folder
+from hypert5_jax.checkpoints.whole_files import (
+    EarlierOutput,
+    require_free,
+    whole_folder,
+)
 from hypert5_jax.config.convert_arguments import Conversion
 from hypert5_jax.config.phi_sources import FoundPhi, find_phi
 from hypert5_jax.config.pytorch_files import read_pytorch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import types
-from hypert5_jax.phi.files import save_phi
+from hypert5_jax.phi.files import is_phi, save_phi
 from hypert5_jax.phi.spec import LoRASpec
 from hypert5_jax.t5.config import SIZES
 
 Say = Callable[[str], None]
 PHI_FILE, RUNTIME, README = "phi.safetensors", "hf_runtime.py", "README.md"
-# Beginnings of the names that each format's folder holds; φ is a file.
-_WRITES = {
+_WRITES: dict[str, EarlierOutput] = {
+    "phi": is_phi,
     "peft": (peft_adapter.CONFIG, peft_adapter.WEIGHTS),
     "hf-runtime": (PHI_FILE, RUNTIME, README),
     "merged-t5x": t5x.WRITES,
@@ -40,7 +44,8 @@ def convert_phi(conversion: Conversion, say: Say = print) -> None:
         be written. Then nothing is.
     """
     _check_arguments(conversion)
-    require_free(conversion.output, conversion.overwrite, _WRITES.get(conversion.to))
+    require_free(conversion.output, conversion.overwrite, _WRITES[conversion.to])
+    conversion.require_apart()
     base = None
     if conversion.base:
         base = open_any_t5(conversion.base, read_pytorch)

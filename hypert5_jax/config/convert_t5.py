@@ -2,24 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 from hypert5_jax.checkpoints import coverage, huggingface, t5x
 from hypert5_jax.checkpoints.any_t5 import open_any_t5
 from hypert5_jax.checkpoints.lazy import FLOATS
 from hypert5_jax.checkpoints.opened import OpenT5
 from hypert5_jax.checkpoints.t5_arrays import require_same_sizes, t5_arrays
-from hypert5_jax.checkpoints.whole_files import require_free
+from hypert5_jax.checkpoints.whole_files import EarlierOutput, require_free
 from hypert5_jax.config.convert_arguments import Conversion
 from hypert5_jax.config.pytorch_files import read_pytorch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.t5.config import SIZES
 
-# Beginnings of the names in an output's folder; a file has none.
-_WRITES = {
+_WRITES: dict[str, EarlierOutput] = {
     "huggingface": huggingface.WRITES,
     "t5x": t5x.WRITES,
-    "t5x-file": None,
+    "t5x-file": t5x.starts_as_t5x,
 }
 
 
@@ -39,7 +37,7 @@ def convert_t5(
             f"--base={conversion.base} is for a φ; a whole T5 has no other T5 below it"
         )
     require_free(conversion.output, conversion.overwrite, _WRITES[conversion.to])
-    _require_apart(conversion)
+    conversion.require_apart()
     opened = open_any_t5(conversion.input, read_pytorch)
     if conversion.size:
         require_same_sizes(opened.config, SIZES[conversion.size], opened.place)
@@ -56,15 +54,6 @@ def convert_t5(
     _write(opened, conversion)
     say(f"done: {conversion.output}")
     return lines
-
-
-def _require_apart(conversion: Conversion) -> None:
-    source, target = (Path(p).resolve() for p in (conversion.input, conversion.output))
-    if target in (source, *source.parents):
-        raise UserError(
-            f"--output={conversion.output} would replace --input={conversion.input}; "
-            "choose another --output"
-        )
 
 
 def _as_dtype(opened: OpenT5, dtype: str) -> OpenT5:

@@ -249,7 +249,16 @@ def test_an_output_is_replaced_only_when_told_and_only_if_it_is_one(tmp_path, ca
     refused(capsys, arguments(source, "t5x-file", out, "--overwrite"), "is a folder")
     file = out / "thesis.tex"
     refused(capsys, arguments(source, "t5x", file, "--overwrite"), "is a file, but")
+    refused(
+        capsys,
+        arguments(source, "t5x-file", file, "--overwrite"),
+        "does not look like an earlier output",
+    )
     assert contents(out) == before
+    single = tmp_path / "single"
+    for more in ((), ("--overwrite",)):
+        assert run(*arguments(source, "t5x-file", single, *more)) == 0
+        same(single)
 
 
 def test_a_failure_half_way_leaves_the_old_output_as_it_was(tmp_path, capsys):

@@ -234,3 +234,23 @@ def test_an_output_that_is_there_is_not_replaced_unasked(home, tmp_path, capsys)
     for more, code in (((), 0), ((), 2), (("--overwrite",), 0)):
         assert call(home, "lora.safetensors", "phi", file, base, *more) == code
         assert arrays_of(file)[0].keys() == source.keys()
+    mine = tmp_path / "thesis.tex"
+    mine.write_text("years of work")
+    assert call(home, "lora.safetensors", "phi", mine, "--overwrite") == 2
+    assert "does not look like an earlier output" in capsys.readouterr().err
+    assert mine.read_text() == "years of work"
+
+
+def test_an_output_never_replaces_what_is_read(home, tmp_path, capsys):
+    base = tmp_path / "t5" / "checkpoint_0"
+    t5x.save_t5(str(tmp_path / "file"), load_any_t5(str(home / "t5"))[0])
+    argv = [f"--input={tmp_path}/file", "--to=t5x", f"--output={base}"]
+    assert cli.exit_code(convert.main, argv) == 0
+    more = (f"--base={base}", "--overwrite")
+    assert call(home, "lora.safetensors", "merged-t5x", base, *more) == 2
+    assert f"would replace --base={base}" in capsys.readouterr().err
+    before, after = (load_any_t5(str(p))[0] for p in (home / "t5", base))
+    assert trees.fingerprint(before) == trees.fingerprint(after)
+    phi = home / "lora.safetensors"
+    assert call(home, "lora.safetensors", "phi", phi, "--overwrite") == 2
+    assert f"would replace --input={phi}" in capsys.readouterr().err
