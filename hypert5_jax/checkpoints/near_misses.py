@@ -12,9 +12,19 @@ _EXPECTED = "expected a T5X checkpoint, a Hugging Face folder, a run that traine
 _WEIGHTS = (huggingface.SAFETENSORS, huggingface.FLAX, huggingface.TORCH)
 
 
-def first_bytes(start: bytes) -> str:
-    """What a file is by how it begins: "numpy" (one array), "msgpack" (one array: flax
-    packs it as an extension type, a tree of them as a map), "zip", "pickle", or ""."""
+def first_bytes(start: bytes, size: int) -> str:
+    """What a file is by how it begins: "safetensors", "numpy" (one array), "msgpack" (one
+    array: flax packs it as an extension type, a tree of them as a map), "zip", "pickle",
+    or "".
+
+    Args:
+      start: its first 9 bytes, or more.
+      size: bytes of the whole file.
+    """
+    # First of all: it begins with its header's length, which may be any other's mark.
+    header = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and header <= size - 8:
+        return "safetensors"
     if start.startswith(b"\x93NUMPY"):
         return "numpy"
     if start[:1] in (b"\xc7", b"\xc8", b"\xc9"):
@@ -44,7 +54,7 @@ def refuse_near_misses(path: str) -> None:
         )
     with place.open("rb") as file:
         start = file.read(16)
-    raise UserError(f"{path} {_what(start, place.suffix)}")
+    raise UserError(f"{path} {_what(first_bytes(start, place.stat().st_size))}")
 
 
 def _refuse_folder(place: Path, path: str) -> None:
@@ -68,9 +78,8 @@ def _refuse_folder(place: Path, path: str) -> None:
         raise UserError(f"no T5 in the folder {path}; {_EXPECTED}")
 
 
-def _what(start: bytes, suffix: str) -> str:
-    """What a file is that is no T5, by its first bytes."""
-    kind = first_bytes(start)
+def _what(kind: str) -> str:
+    """What a file of a kind of `first_bytes` is, since it is no T5."""
     if kind == "numpy":
         return (
             "is one NumPy array: a soft prompt of prompt-tuning, perhaps. Those are "
@@ -90,7 +99,7 @@ def _what(start: bytes, suffix: str) -> str:
         )
     if kind == "pickle":
         return "is a pickle, which could run any program; it is never opened"
-    if suffix == ".safetensors":
+    if kind == "safetensors":
         return (
             "is one safetensors file: a φ, which --to=peft|hf-runtime|merged-t5x|"
             "merged-huggingface converts, or a part of a Hugging Face folder, which is "

@@ -134,7 +134,8 @@ def _refuse_what_is_none(path: str) -> None:
         )
     with place.open("rb") as file:
         start = file.read(16)
-    what = _soft_prompt(start)
+    kind = first_bytes(start, place.stat().st_size)
+    what = _soft_prompt(start, kind)
     if what:
         raise UserError(
             f"{path} is {what}: prompt-tuning puts its vectors before the input's "
@@ -142,15 +143,14 @@ def _refuse_what_is_none(path: str) -> None:
             "low-rank factors in every layer's attention. Neither can be made of the "
             "other; train a prefix for the task, or adapt with a hypermodel"
         )
-    if first_bytes(start) in ("zip", "pickle"):
+    if kind in ("zip", "pickle"):
         raise UserError(
             f"{path} is a pickle or a zip archive, which is never opened here; expected "
             "a φ file (.safetensors), a folder that peft saved, or a run"
         )
 
 
-def _soft_prompt(start: bytes) -> str:
-    kind = first_bytes(start)
+def _soft_prompt(start: bytes, kind: str) -> str:
     if kind:
         named = {"numpy": "one NumPy array", "msgpack": "one msgpack array"}
         return f"{named[kind]}, a soft prompt" if kind in named else ""

@@ -1,5 +1,6 @@
 """python -m hypert5_jax.convert for φ: what is written, and that mistakes write nothing."""
 
+import dataclasses
 import json
 import re
 import struct
@@ -13,6 +14,7 @@ from hypert5_jax.checkpoints import peft_adapter, t5x
 from hypert5_jax.checkpoints.any_t5 import load_any_t5
 from hypert5_jax.checkpoints.store import about, load_params
 from hypert5_jax.config import cli
+from hypert5_jax.config.phi_sources import find_phi
 from hypert5_jax.core import trees
 from hypert5_jax.phi import types
 from hypert5_jax.phi.files import PhiHeader, load_phi, save_phi
@@ -254,3 +256,18 @@ def test_an_output_never_replaces_what_is_read(home, tmp_path, capsys):
     phi = home / "lora.safetensors"
     assert call(home, "lora.safetensors", "phi", phi, "--overwrite") == 2
     assert f"would replace --input={phi}" in capsys.readouterr().err
+
+
+def test_a_phi_file_is_one_whatever_the_length_of_its_header(home, tmp_path):
+    """The length comes first, and looks like the mark of any other kind of file."""
+    spec = LoRASpec(1, maps=("query",))
+    phi = random_tree(phi_shapes(spec, TINY.sites, 1), 0)
+    header = PhiHeader(spec, TINY.sites, "a" * 64, "")
+    path, lengths = tmp_path / "phi", set()
+    for more in range(0, 2048, 8):
+        save_phi(str(path), phi, dataclasses.replace(header, origin="x" * more))
+        lengths.add(int.from_bytes(path.read_bytes()[:2], "little"))
+        assert find_phi(str(path), None).header.spec == spec
+    # msgpack's extension types, and pickles of the protocols 4 and 5.
+    assert {length & 0xFF for length in lengths} >= {0xC8, 0x80}
+    assert len(lengths) == 256
