@@ -203,6 +203,75 @@ def test_xpk_gets_the_same_run(fakes: Fakes) -> None:
         "--num-slices=2" in call and "--tpu-type=v6e-8" in call and "--env=A=b" in call
     )
     assert f"launch/attempt.py python -m hypert5_jax.train {RECIPE}" in call
+    # A failure and a lost process start again; 2, a mistake, does not.
+    assert "--restart-on-exit-codes=1,75 " in call
+
+
+def test_one_log_is_followed_of_a_jobset_and_of_an_xpk_workload(fakes: Fakes) -> None:
+    assert fakes.run("gke.py", "jobset", *GKE)[0] == 0
+    jobset = yaml.safe_load((fakes.place / "stdin").read_text())
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (name,) = (container["name"] for container in pod["containers"])
+    assert fakes.run("gke.py", "xpk", *GKE)[0] == 0
+    assert f"--docker-name={name} " in fakes.calls("xpk")[0]
+    assert fakes.run("gke.py", "follow", *GKE)[0] == 0
+    (call,) = fakes.calls("kubectl logs")
+    assert f"--container={name} " in call
+    # The first worker of the first slice: each slice is a job with an index 0.
+    assert "jobset.sigs.k8s.io/job-index=0," in call
+    assert "batch.kubernetes.io/job-completion-index=0" in call
+
+
+@pytest.mark.parametrize(
+    ("tpu", "topology", "more", "hosts", "chips"),
+    [
+        ("tpu-v6e-slice", "1x1", (), 1, 1),
+        ("tpu-v6e-slice", "2x2", (), 1, 4),
+        ("tpu-v6e-slice", "2x4", (), 1, 8),
+        ("tpu-v6e-slice", "2x4", ("--chips_per_host=4",), 2, 4),
+        ("tpu-v5-lite-podslice", "4x4", (), 4, 4),
+        ("tpu-v5p-slice", "2x2x2", (), 2, 4),
+        ("tpu-v4-podslice", "2x2x1", (), 1, 4),
+        ("tpu-of-tomorrow", "4x4x4", (), 16, 4),
+    ],
+)
+def test_a_slice_has_the_hosts_that_google_hands_out(
+    fakes: Fakes, tpu: str, topology: str, more: Sequence[str], hosts: int, chips: int
+) -> None:
+    flags = (f"--tpu={tpu}", f"--topology={topology}", *more)
+    assert fakes.run("gke.py", "jobset", *GKE, *flags)[0] == 0
+    jobset = yaml.safe_load((fakes.place / "stdin").read_text())
+    spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert (spec["parallelism"], spec["completions"]) == (hosts, hosts)
+    assert container["resources"]["limits"] == {"google.com/tpu": chips}
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--chips_per_host=0", "'0': expected a whole number, 1 or more"),
+        ("--chips_per_host=-4", "expected a whole number, 1 or more"),
+        ("--slices=0", "expected a whole number, 1 or more"),
+        ("--slices=-1", "expected a whole number, 1 or more"),
+        ("--max_restarts=-1", "expected a whole number, 0 or more"),
+        ("--topology=0x4", "--topology=0x4: expected chips along each axis"),
+        ("--topology=-2x4", "expected chips along each axis"),
+        ("--topology=abc", "expected chips along each axis"),
+        ("--topology=2x2x2", "has 3 axes; a tpu-v6e-slice has 2"),
+        ("--chips_per_host=3", "8 chips, not a multiple of 3"),
+        (
+            "--gin_file=tests/recipes/tiny.gin",
+            "tests/recipes/tiny.gin is not in the image",
+        ),
+        ("--gin_file=gin/../tests/recipes/tiny.gin", "is not in the image"),
+        ("--gin_file=gin/typo.gin", "gin/typo.gin is not in the image"),
+    ],
+)
+def test_what_cannot_run_on_gke_is_refused(fakes: Fakes, flag: str, says: str) -> None:
+    code, _, err = fakes.run("gke.py", "jobset", *GKE, flag)
+    assert code == 2 and says in err and "Traceback" not in err
+    assert not fakes.calls()
 
 
 def test_the_image_holds_what_a_run_reads_and_nothing_else() -> None:
