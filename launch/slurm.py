@@ -29,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
         case "setup":
             return shell.run(["bash", str(CHECKOUT / "launch/install.sh"), "cuda"])
         case "submit":
+            if "" in args.sbatch_flag:
+                raise UsersMistake("--sbatch_flag is empty; expected a flag of sbatch")
             for file in request.gin_files():
                 if not (CHECKOUT / file).is_file():
                     raise UsersMistake(f"--gin_file={file}: no such file")
@@ -36,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
                 (CHECKOUT / _LOGS).mkdir(parents=True, exist_ok=True)
             flags = [
                 f"--job-name={request.name}",
+                # Jobs of one name share a log, and most likely a MODEL_DIR.
+                "--dependency=singleton",
                 f"--chdir={CHECKOUT}",
                 f"--output={log}",
                 f"--nodes={args.nodes}",

@@ -292,9 +292,13 @@ def test_a_slurm_job_is_submitted_with_its_command(fakes: Fakes) -> None:
     assert fakes.run("slurm.py", "submit", RECIPE, *flags, "--env=A=b")[0] == 0
     (call,) = fakes.calls()
     assert call.startswith("sbatch ") and "--partition=gpu" in call
+    # Submitted twice it is not run twice at a time, in one MODEL_DIR.
+    assert f"--job-name={NAME} --dependency=singleton " in call
     assert call.endswith(
         f"launch/slurm_job.sh env A=b .venv/bin/python -m hypert5_jax.train {RECIPE}"
     )
+    code, _, err = fakes.run("slurm.py", "submit", RECIPE, "--sbatch_flag=")
+    assert code == 2 and "--sbatch_flag is empty" in err and len(fakes.calls()) == 1
 
 
 @pytest.mark.parametrize(
