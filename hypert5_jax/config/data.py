@@ -9,6 +9,7 @@ import numpy as np
 
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.field_types import as_tuple
 from hypert5_jax.data import stream
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.data.rows import RowFormat
@@ -41,7 +42,7 @@ class DataConfig:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "modules", tuple(self.modules))
+        object.__setattr__(self, "modules", as_tuple(self.modules))
         per_context = self.row_format.targets_per_context
         if self.batch_size < 1 or self.batch_size % per_context:
             raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from hypert5_jax.config.data import check_context
 from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.field_types import as_tuple
 from hypert5_jax.data.rows import RowFormat
 from hypert5_jax.evaluation import protocols
 from hypert5_jax.hyper.system import System
@@ -54,7 +55,7 @@ class EvaluationData:
 
     def __post_init__(self) -> None:
         for name in ("tasks", "modules"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
         if self.limit is not None and self.limit < 1:
             raise UserError(
                 f"EvaluationData.limit is {self.limit}; expected at least 1, or None"
@@ -111,7 +112,7 @@ class EvaluateRun:
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "contexts", tuple(self.contexts))
+        object.__setattr__(self, "contexts", as_tuple(self.contexts))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         protocols.find(self.protocol)
         check_context(self.system.variant, self.data.row_format)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.field_types import as_tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TrainSweep:
 
     def __post_init__(self) -> None:
         for name in ("recipes", "files"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
         if not self.recipes:
             raise UserError("TrainSweep.recipes names no gin file; a sweep needs one")
         for name, values in self.over.items():

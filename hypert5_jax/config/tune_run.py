@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from hypert5_jax.config.evaluate_run import EvaluationData
 from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.field_types import as_tuple
 from hypert5_jax.evaluation import protocols
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import HeadConfig, Variant
@@ -116,7 +117,7 @@ class TuneRun:
     def __post_init__(self) -> None:
         lists = ("methods", "starts", "learning_rates", "seeds")
         for name in lists:
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
             _require_different(name, getattr(self, name))
         _require_different("EvaluationData.tasks", self.data.tasks, some=False)
         _require_known("methods", self.methods, tuple(METHODS))

@@ -29,6 +29,12 @@ def check(instance: Any) -> None:
             check(value)
 
 
+def as_tuple(value: Any) -> tuple:
+    """The values of a setting that holds several; one text, which would fall apart into
+    its letters, is one value."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def _allowed(hint: Any) -> tuple[type, ...]:
     """The classes a hint lists; empty where it says more than a list of classes."""
     parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 
@@ -54,10 +55,11 @@ class RowFormat:
     def __post_init__(self) -> None:
         names = ["hyper_inputs", "inputs", "targets"]
         for name in names[1:] if self.context == "none" else names:
-            if int(self.lengths.get(name, 0)) < 1:
+            length = self.lengths.get(name, 0)
+            if not isinstance(length, Integral) or length < 1:
                 raise UserError(
                     f"lengths has {dict(self.lengths)}; context={self.context!r} needs "
-                    f"a positive number of tokens for {name}"
+                    f"a whole positive number of tokens for {name}"
                 )
         unknown = sorted(set(self.lengths) - set(names))
         if unknown:

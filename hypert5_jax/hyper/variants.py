@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.field_types import as_tuple
 from hypert5_jax.phi.spec import LoRASpec, PrefixSpec, Spec
 
 ADAPTATIONS = ("none", "prefix", "lora")
@@ -111,7 +112,7 @@ class Variant:
     downstream_dropout: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "trainable", tuple(self.trainable))
+        object.__setattr__(self, "trainable", as_tuple(self.trainable))
         _one_of("adaptation", self.adaptation, ADAPTATIONS)
         _one_of("source", self.source, SOURCES)
         _one_of("parametrisation", self.parametrisation, PARAMETRISATIONS)

@@ -3,8 +3,10 @@
 import pytest
 
 from hypert5_jax.config import cli, gin_files
+from hypert5_jax.config.evaluate_run import EvaluationData
 from hypert5_jax.config.train_run import TrainRun
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.rows import RowFormat
 
 FILES = (
     "gin/models/t5_1_1_tiny.gin",
@@ -64,6 +66,18 @@ def test_values_of_a_wrong_type_or_without_sense_are_named():
         arguments("T5Config.head_dim = 1.5")
     )
     assert "hypermodel that reads the context" in message(arguments(CONTEXT="'none'"))
+
+
+def test_one_text_is_one_value_of_a_setting_that_holds_several():
+    given = arguments(
+        "TASK_MODULES = 'my_tasks.py'", "Variant.trainable = 'hypermodel'"
+    )
+    run, _ = gin_files.build(TrainRun, given)
+    assert run.data.modules == ("my_tasks.py",)
+    assert run.system.variant.trainable == ("hypermodel",)
+    row = RowFormat()
+    data = EvaluationData("m", row, tasks="alpha", modules="my_tasks.py")
+    assert (data.tasks, data.modules) == (("alpha",), ("my_tasks.py",))
 
 
 def test_no_file_at_all_says_what_is_missing():

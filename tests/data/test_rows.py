@@ -131,6 +131,8 @@ def test_label_slots_are_filled_in_every_part():
         ({"lengths": {"inputs": 4, "targets": 4}}, "hyper_inputs"),
         ({"lengths": {**LENGTHS, "input": 4}}, "lengths names input"),
         ({"lengths": {**LENGTHS, "targets": 0}}, "positive"),
+        ({"lengths": {**LENGTHS, "inputs": 5.5}}, "whole positive number.*inputs"),
+        ({"lengths": {**LENGTHS, "inputs": "5"}}, "whole positive number.*inputs"),
         ({"lengths": {**LENGTHS, "hyper_inputs": 3}}, "shortest shot"),
         ({"context": "encoder"}, "hypermodel"),
         ({"max_shots": 2, "min_shots": 3}, "min_shots"),
