@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hypert5_jax.config import cli
+from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.rows import CONTEXTS, RowFormat
 from hypert5_jax.data.sampler import Sampler
 from hypert5_jax.preparation.first_use import ensure_prepared
@@ -34,6 +35,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--input_length", type=int, default=384)
     parser.add_argument("--target_length", type=int, default=128)
     args = parser.parse_args(argv)
+    if args.start_step < 0:
+        raise UserError(
+            f"--start_step is {args.start_step}; contexts are numbered from 0"
+        )
     row = RowFormat(
         lengths={
             "hyper_inputs": args.hyper_length,

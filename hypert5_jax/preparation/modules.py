@@ -40,13 +40,14 @@ def import_module(name: str) -> ModuleType:
         if file.exists():
             return _load(name, file)
     if name.endswith(".py") and Path(name).exists():
-        # Known by its place: a stem may be that of another module, and registering
-        # twice is an error.
+        # Known by its place: a stem may be that of another module.
         file = Path(name).resolve()
-        return sys.modules.get(str(file)) or _load(str(file), file)
+        return _load(str(file), file)
     _look_here()
     try:
-        return importlib.import_module(name)
+        spec = importlib.util.find_spec(name)
+        loaded = _loaded(Path(spec.origin)) if spec and spec.origin else None
+        return loaded or importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise _no_module(name, str(error)) from error
 
@@ -102,7 +103,22 @@ def digest_of(modules: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def _loaded(file: Path) -> ModuleType | None:
+    """The module that was loaded from a file, under whatever name; registering the same
+    tasks twice is an error."""
+    for module in list(sys.modules.values()):
+        # Not the attribute: some modules' own __getattr__ would load others for it.
+        place = getattr(module, "__dict__", {}).get("__file__")
+        found = Path(place or "")
+        if found.name == file.name and found.resolve() == file.resolve():
+            return module
+    return None
+
+
 def _load(name: str, file: Path) -> ModuleType:
+    loaded = _loaded(file)
+    if loaded is not None:
+        return loaded
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

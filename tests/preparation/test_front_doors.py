@@ -10,7 +10,7 @@ import pytest
 from hypert5_jax import prepare, show
 from hypert5_jax.config import cli
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.preparation.modules import require_modules
+from hypert5_jax.preparation.modules import import_module, require_modules
 from tests.data.toy_mixture import plain, write_mixture
 
 MODULE = "tests.preparation.toy_tasks"
@@ -26,6 +26,8 @@ def test_show_prints_rows_as_text_and_ids(tmp_path, capsys):
     assert printed.count("hyper_inputs [10/1024]: <x> ") == 2
     assert printed.count("  ids: 20000 ") == 2
     assert printed.count("loss on 2 target tokens") == 2
+    assert cli.exit_code(show.main, [*arguments, "--start_step=-1"]) == 2
+    assert "--start_step is -1" in capsys.readouterr().err
 
 
 def test_prepare_tells_what_it_made(tmp_path, capsys):
@@ -40,6 +42,18 @@ def test_prepare_tells_what_it_made(tmp_path, capsys):
     )
     assert manifest["examples"] == 24 and manifest["skipped"] == {}
     assert manifest["shards"][0]["records"] == 24
+
+
+def test_a_file_registers_once_whatever_it_is_called_by(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for first, second in (("two", "two.py"), ("tow.py", "tow")):
+        # As seqio does, which knows of each name once.
+        line = (
+            "import sys\nassert not hasattr(sys, __file__)\nsetattr(sys, __file__, 1)"
+        )
+        (tmp_path / f"{first.removesuffix('.py')}.py").write_text(line)
+        assert import_module(first) is import_module(second)
 
 
 @pytest.mark.parametrize(
