@@ -7,6 +7,7 @@ phi/apply.py: it is never copied, also not for the beams of a row.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ class Decoding:
       seed: of what is drawn, 0 to 2**32 - 1.
 
     Raises:
-      UserError: a setting is out of its range, or two say different things.
+      UserError: a setting is no number or out of its range, or two say different things.
     """
 
     max_tokens: int = 128
@@ -60,6 +61,12 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, whole = getattr(self, field.name), isinstance(field.default, int)
+            # numbers.*: those of NumPy are numbers too.
+            if not isinstance(value, numbers.Integral if whole else numbers.Real):
+                kind = "a whole number" if whole else "a number"
+                raise UserError(f"Decoding.{field.name}={value!r}: expected {kind}")
         if self.max_tokens < 1 or self.beams < 1 or not 0 <= self.alpha < math.inf:
             raise UserError(
                 f"Decoding(max_tokens={self.max_tokens}, beams={self.beams}, alpha="

@@ -195,6 +195,9 @@ def test_settings_without_meaning_are_refused(wrong):
         ({"temperature": 1.0, "seed": -1}, "seed"),
         ({"temperature": 1.0, "seed": 2**32}, "seed"),
         ({"temperature": 1.0, "beams": 2}, "drawn or searched"),
+        ({"temperature": 1.0, "seed": 1.5}, "seed=1.5: expected a whole number"),
+        ({"temperature": 1.0, "top_k": "5"}, "top_k='5': expected a whole number"),
+        ({"temperature": None}, "temperature=None: expected a number"),
         ({"top_k": 5}, "nothing is drawn"),
         ({"top_p": 0.5}, "nothing is drawn"),
     ],
@@ -203,6 +206,11 @@ def test_settings_without_meaning_are_refused(wrong):
 def test_settings_of_drawing_without_meaning_are_refused(wrong, word):
     with pytest.raises(UserError, match=word):
         decoding.Decoding(**wrong)
+
+
+def test_numbers_of_numpy_are_numbers():
+    same = decoding.Decoding(np.int64(7), temperature=np.float32(0.5), seed=np.int32(3))
+    assert same == decoding.Decoding(7, temperature=0.5, seed=3)
 
 
 def test_results_tell_of_drawing_only_where_answers_are_drawn():
