@@ -58,7 +58,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.command_line("adapt", __doc__)
     cli.add_model(parser)
     parser.add_argument(
-        "--examples", metavar="FILE", help=".jsonl, .csv, .tsv, or an S-NI task (.json)"
+        "--examples",
+        metavar="FILE",
+        help=".jsonl, .json, .csv, .tsv, or an S-NI task (.json)",
     )
     parser.add_argument(
         "--instruction",

@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from etils import epath
@@ -96,7 +97,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--phi", metavar="FILE", help="of hypert5_jax.adapt; the T5 as it is without"
     )
     parser.add_argument(
-        "--inputs", required=True, metavar="FILE", help=".jsonl, .csv, .tsv or lines"
+        "--inputs",
+        required=True,
+        metavar="FILE",
+        help=".jsonl, .json, .csv, .tsv or lines",
     )
     parser.add_argument("--output", required=True, metavar="FILE", help=".jsonl")
     parser.add_argument("--batch_size", type=int, default=32)
@@ -169,7 +173,9 @@ def _settings(
     }
     if inputs[0].options:
         return decides | {"ranking": args.ranking}
-    return decides | {f"decoding {name}": v for name, v in vars(decoding).items()}
+    # Where nothing is drawn the seed decides nothing.
+    same = decoding if decoding.temperature else replace(decoding, seed=0)
+    return decides | {f"decoding {name}": v for name, v in vars(same).items()}
 
 
 def require_own(output: Path) -> None:

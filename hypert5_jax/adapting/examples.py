@@ -4,8 +4,9 @@
     input,target                                    .csv and .tsv, names in the first line
     {"Definition": …, "Positive Examples": …}       .json of Super-NaturalInstructions
 
-`inputs`, and `targets` or `output`, are other names of the same two fields. Every mistake
-is refused with its place.
+`inputs`, and `targets` or `output`, are other names of the same two fields. `.ndjson` is
+another name of `.jsonl`, and capitals in a file's ending do not count. Every mistake is
+refused with its place.
 """
 
 import csv
@@ -23,6 +24,10 @@ TARGET_NAMES = ("target", "targets", "output")
 # Positive examples of a task file that are shown, as Tk-Instruct does.
 POSITIVES = 2
 _KINDS = ".jsonl, .json, .csv, .tsv"
+_JSON_LINES, _TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
+_OPTIONS, _DEFINITION, _POSITIVES = "options", "Definition", "Positive Examples"
+# What is read of an object or a table; of what else is there nothing is expected.
+_READ = {*INPUT_NAMES, *TARGET_NAMES, _OPTIONS, _DEFINITION, _POSITIVES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +73,7 @@ def read_examples(path: str) -> TaskFile:
       UserError: no such file, a kind nobody knows, no examples, or a line that is none.
     """
     file = Path(path)
-    if file.suffix == ".json":
+    if _kind(file) == ".json":
         return _json_file(file)
     examples = tuple(_example(fields, where) for fields, where in _rows(file))
     if not examples:
@@ -77,15 +82,23 @@ def read_examples(path: str) -> TaskFile:
 
 
 def read_inputs(path: str) -> list[TextInput]:
-    """Reads inputs: those of a .jsonl, .csv or .tsv, else the lines of a text.
+    """Reads inputs: those of a .jsonl, .json, .csv or .tsv, else the lines of a text.
 
-    JSONL may hold `options`, a list of texts, beside the input.
+    JSON may hold `options`, a list of texts, beside the input.
 
     Raises:
       UserError: no such file, no inputs, or a line that is none.
     """
     file = Path(path)
-    if file.suffix in (".jsonl", ".csv", ".tsv"):
+    if _kind(file) == ".json":
+        content = _json(_text(file), str(file))
+        if not isinstance(content, list):
+            raise UserError(
+                f'{file} is no list of inputs; expected [{{"input": …}}, …], or one '
+                "object a line in a .jsonl file"
+            )
+        found = [_input(fields, where) for fields, where in _entries(content, file)]
+    elif _kind(file) in (*_JSON_LINES, *_TABLES):
         found = [_input(fields, where) for fields, where in _rows(file)]
     else:
         lines = _text(file).split("\n")
@@ -131,6 +144,49 @@ def is_example(value: Any) -> bool:
     )
 
 
+def require_texts(values: Any, what: str) -> None:
+    """Refuses anything but several texts; one text alone would be read as its letters.
+
+    Args:
+      values: what a caller of the library gives for `what`.
+      what: names it in the message.
+
+    Raises:
+      UserError: it is one text, or holds something else.
+    """
+    if isinstance(values, str):
+        raise UserError(f"{what} is the text {_short(values)}; put it in a list")
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise UserError(
+                f"{what}: entry {number} is {_short(value)}, which is no text"
+            )
+
+
+def options_of_each(options: Any, count: int) -> list[Sequence[str]]:
+    """The options of each of `count` inputs.
+
+    Args:
+      options: what a caller of the library gives: a list for all inputs, or one for each.
+
+    Raises:
+      UserError: they are no lists of texts, or some inputs have none.
+    """
+    if isinstance(options, str):
+        raise UserError(f"options is the text {_short(options)}; put it in a list")
+    own: list[Any] = list(options)
+    if all(isinstance(option, str) for option in own):
+        own = [own] * count
+    if len(own) != count or not all(own):
+        raise UserError(
+            f"options for {sum(map(bool, own))} of {count} inputs; expected one list for "
+            "all, or a list for each"
+        )
+    for number, one in enumerate(own, start=1):
+        require_texts(one, f"the options of input {number}")
+    return own
+
+
 def _example(fields: Mapping[str, Any], where: str) -> TextExample:
     source = _field(fields, INPUT_NAMES, where)
     target = _field(fields, TARGET_NAMES, where)
@@ -140,13 +196,15 @@ def _example(fields: Mapping[str, Any], where: str) -> TextExample:
 
 
 def _input(fields: Mapping[str, Any], where: str) -> TextInput:
-    options = fields.get("options") or ()
+    options = fields.get(_OPTIONS) or ()
     if not isinstance(options, list | tuple) or not all(
         isinstance(option, str) and option for option in options
     ):
         raise UserError(
-            f"{where}: `options` is {_short(options)}; expected a list of texts"
+            f"{where}: `{_OPTIONS}` is {_short(options)}; expected a list of texts"
         )
+    for option in options:
+        _require_whole(option, _OPTIONS, where)
     return TextInput(_field(fields, INPUT_NAMES, where), tuple(options))
 
 
@@ -166,14 +224,37 @@ def _field(fields: Mapping[str, Any], names: Sequence[str], where: str) -> str:
             f"{where}: `{given[0]}` is {_short(value)}, which is no text; write it in "
             "quotes"
         )
+    _require_whole(value, given[0], where)
     return value
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON can spell what cannot, half a
+    character: "\\ud800"."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _require_whole(text: str, name: str, where: str) -> None:
+    if not is_whole(text):
+        raise UserError(
+            f"{where}: `{name}` is {_short(text)}, which holds half a character (a lone "
+            "surrogate); mend the text"
+        )
+
+
+def _kind(file: Path) -> str:
+    return file.suffix.lower()
 
 
 def _rows(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
     """(fields, place) of every line that is not blank."""
-    if file.suffix == ".jsonl":
+    if _kind(file) in _JSON_LINES:
         return _json_lines(file)
-    if file.suffix in (".csv", ".tsv"):
+    if _kind(file) in _TABLES:
         return _table(file)
     raise UserError(
         f"{file} is of no known kind; expected a name that ends in one of {_KINDS}"
@@ -189,12 +270,13 @@ def _json_lines(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 
 
 def _table(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    delimiter = "," if file.suffix == ".csv" else "\t"
+    delimiter = "," if _kind(file) == ".csv" else "\t"
     lines = csv.DictReader(
         io.StringIO(_text(file), newline=""), delimiter=delimiter, strict=True
     )
     try:
         names = lines.fieldnames or []
+        _require_once(names, f"{file}:1")
         if names and not set(names) & set(INPUT_NAMES):
             raise UserError(
                 f"{file}:1 names the columns {', '.join(map(repr, names))}; the first "
@@ -217,41 +299,51 @@ def _table(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
 def _json_file(file: Path) -> TaskFile:
     content = _json(_text(file), str(file))
     if isinstance(content, list):
-        places = [f"{file}: entry {number + 1}" for number in range(len(content))]
         examples = tuple(
-            _example(_object(entry, where), where)
-            for entry, where in zip(content, places, strict=True)
+            _example(fields, where) for fields, where in _entries(content, file)
         )
         if not examples:
             raise UserError(f"{file} holds no examples; expected a list of objects")
         return TaskFile(examples)
-    if not isinstance(content, Mapping) or "Definition" not in content:
+    if not isinstance(content, Mapping) or _DEFINITION not in content:
         raise UserError(
             f"{file} is neither a list of examples nor a Super-NaturalInstructions task "
-            "(which has a `Definition`); one object a line is a .jsonl file"
+            f"(which has a `{_DEFINITION}`); one object a line is a .jsonl file"
         )
     return _task(content, file)
 
 
+def _entries(content: list, file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """(fields, place) of a JSON list."""
+    for number, entry in enumerate(content, start=1):
+        where = f"{file}: entry {number}"
+        yield _object(entry, where), where
+
+
 def _task(content: Mapping[str, Any], file: Path) -> TaskFile:
-    definition = content["Definition"]
+    definition = content[_DEFINITION]
     if isinstance(definition, list) and definition:
         definition = definition[0]
     if not isinstance(definition, str) or not definition.strip():
-        raise UserError(f"{file}: `Definition` is empty; expected one text")
-    positives = content.get("Positive Examples", [])
+        raise UserError(f"{file}: `{_DEFINITION}` is empty; expected one text")
+    _require_whole(definition, _DEFINITION, str(file))
+    positives = content.get(_POSITIVES, [])
     if not isinstance(positives, list):
-        raise UserError(f"{file}: `Positive Examples` is no list; mend the file")
+        raise UserError(f"{file}: `{_POSITIVES}` is no list; mend the file")
     examples = []
     for number, entry in enumerate(positives[:POSITIVES]):
-        where = f"{file}: Positive Examples[{number}]"
+        where = f"{file}: {_POSITIVES}[{number}]"
         examples.append(_example(_object(entry, where), where))
     return TaskFile(tuple(examples), definition.strip())
 
 
 def _json(text: str, where: str) -> Any:
+    def once(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        _require_once([name for name, _ in fields], where)
+        return dict(fields)
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         place = (
             where if where.rpartition(":")[2].isdigit() else f"{where}:{error.lineno}"
@@ -261,6 +353,15 @@ def _json(text: str, where: str) -> Any:
         ) from error
     except RecursionError as error:
         raise UserError(f"{where} is not JSON of examples: nested too deep") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UserError(f"{where} is not JSON of examples: {error}") from error
+
+
+def _require_once(names: Sequence[str], where: str) -> None:
+    """Refuses two values for one thing that is read."""
+    twice = sorted(name for name in _READ if names.count(name) > 1)
+    if twice:
+        raise UserError(f"{where} has `{twice[0]}` twice; keep one")
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ from hypert5_jax.inference.options import RANKINGS
 from hypert5_jax.phi import combine as combining
 from hypert5_jax.phi import files, types
 from hypert5_jax.phi.files import PhiHeader
-from hypert5_jax.phi.task_phi import TaskPhi, combined, side_by_side
+from hypert5_jax.phi.task_phi import TaskPhi, combined, side_by_side, task_phis
 from hypert5_jax.training.state import fingerprints
 
 Path = str | os.PathLike[str]
@@ -224,7 +224,7 @@ class Model:
           batch_size: inputs that go through together.
 
         Raises:
-          UserError: φ of another T5, or not one per input.
+          UserError: inputs that are no texts, φ of another T5, or not one per input.
         """
         found = dict(self.answers(inputs, phi, decoding, batch_size))
         return [found[i] for i in range(len(inputs))]
@@ -287,14 +287,8 @@ class Model:
         """
         if rule not in RANKINGS:
             raise UserError(f"rule is {rule!r}; expected {' or '.join(RANKINGS)}")
-        own: list[Any] = list(options)
-        if all(isinstance(option, str) for option in own):
-            own = [own] * len(inputs)
-        if len(own) != len(inputs) or not all(own):
-            raise UserError(
-                f"options for {sum(map(bool, own))} of {len(inputs)} inputs; expected "
-                "one list for all, or a list for each"
-            )
+        texts.require_texts(inputs, "inputs")
+        own = texts.options_of_each(options, len(inputs))
         ids = {
             text: self.tokens.target_ids(text, f"the option {text[:40]!r}")
             for text in {text for choice in own for text in choice}
@@ -356,6 +350,7 @@ class Model:
     def _questions(
         self, inputs: Sequence[str], phi: Phis
     ) -> tuple[list[Question], types.Phi]:
+        texts.require_texts(inputs, "inputs")
         places, arrays = self._phi_of(phi, len(inputs))
         questions = [
             Question(self.input_ids(text), context=place)
@@ -373,13 +368,14 @@ class Model:
         if isinstance(phi, TaskPhi):
             self.check(phi)
             return [0] * count, phi.phi
-        if len(phi) != count:
+        several = task_phis(phi)
+        if len(several) != count:
             raise UserError(
-                f"{len(phi)} φ for {count} inputs; expected one for all, or one each"
+                f"{len(several)} φ for {count} inputs; expected one for all, or one each"
             )
-        for number, one in enumerate(phi):
+        for number, one in enumerate(several):
             self.check(one, f"φ {number + 1}")
-        return side_by_side(phi)
+        return side_by_side(several)
 
     def _answerer(self, settings: Decoding, batch_size: int) -> Answerer:
         key = settings, batch_size

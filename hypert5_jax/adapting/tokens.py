@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hypert5_jax.adapting.examples import TextExample
+from hypert5_jax.adapting.examples import TextExample, is_whole
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data import rows
@@ -27,13 +27,13 @@ class Tokens:
 
     def input_ids(self, text: str) -> list[int]:
         """What the downstream encoder reads of an input, cut at its end."""
-        example = Example(self.vocabulary.encode(text), [])
+        example = Example(self._encode(text), [])
         return rows.input_ids(example, [], self.row, self.vocabulary)
 
     def is_cut(self, text: str) -> bool:
         """Whether an input is longer than the model reads."""
         room = int(self.row.lengths["inputs"]) - self.row.inputs_eos
-        return len(self.vocabulary.encode(text)) > room
+        return len(self._encode(text)) > room
 
     def target_ids(self, text: str, what: str) -> list[int]:
         """What the downstream decoder must say, with EOS at its end.
@@ -45,7 +45,7 @@ class Tokens:
         Raises:
           UserError: it is longer than the model's targets.
         """
-        ids = [*self.vocabulary.encode(text), self.vocabulary.eos_id]
+        ids = [*self._encode(text), self.vocabulary.eos_id]
         if len(ids) > self.row.target_length:
             raise UserError(
                 f"{what} has {len(ids)} tokens (its end included), this model says "
@@ -55,7 +55,7 @@ class Tokens:
 
     def instruction_ids(self, text: str) -> list[int]:
         """An instruction without markers; white space around it goes."""
-        return self.vocabulary.encode(text.strip()) if text.strip() else []
+        return self._encode(text.strip()) if text.strip() else []
 
     def shot(self, example: TextExample) -> Example:
         """An example as a context shows it.
@@ -64,7 +64,7 @@ class Tokens:
           UserError: its target is longer than the model's targets.
         """
         target = self.target_ids(example.target, f"{example.where}: the target")
-        return Example(self.vocabulary.encode(example.input), target)
+        return Example(self._encode(example.input), target)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer: ids up to EOS, padding dropped."""
@@ -92,3 +92,11 @@ class Tokens:
             targets=padded(targets, self.row.target_length, size),
             weights=(np.arange(self.row.target_length) < used).astype(np.float32),
         )
+
+    def _encode(self, text: str) -> list[int]:
+        if not is_whole(text):
+            raise UserError(
+                f"the text {text[:40]!r} holds half a character (a lone surrogate); mend "
+                "the text"
+            )
+        return self.vocabulary.encode(text)

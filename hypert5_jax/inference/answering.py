@@ -129,7 +129,7 @@ class Answerer:
       mesh: rows lie over its slice, data and fsdp axes; None is one device.
 
     Raises:
-      UserError: the batch does not divide by the mesh.
+      UserError: the batch is empty, or does not divide by the mesh.
     """
 
     def __init__(
@@ -151,6 +151,8 @@ class Answerer:
         self._settings = settings or Decoding()
         self._mesh = mesh
         self._ways = 1 if mesh is None else batch_ways(mesh)
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; expected 1 or more")
         if batch_size % self._ways:
             raise UserError(
                 f"a batch of {batch_size} does not divide over {self._ways} devices "

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import combine, files, types
@@ -76,12 +77,33 @@ def combined(phis: Sequence[types.Phi], header: PhiHeader, how: str) -> TaskPhi:
     return TaskPhi(join(phis), header)
 
 
-def side_by_side(phis: Sequence[TaskPhi]) -> tuple[list[int], types.Phi]:
-    """The different ones of several φ as one batch, and the place there of each.
+def task_phis(values: Any) -> list[TaskPhi]:
+    """What a caller of the library gives for several φ, as a list.
 
     Raises:
-      UserError: none given, or shapes differ.
+      UserError: it is none, or something among them is no TaskPhi.
     """
+    several = isinstance(values, Iterable) and not isinstance(values, str)
+    found = list(values) if several else [values]
+    for one in found:
+        if not isinstance(one, TaskPhi):
+            text = repr(one) if isinstance(one, str | None) else type(one).__name__
+            raise UserError(
+                f"φ is {text}; expected what `adapt` or `hypert5_jax.Phi.load(path)` "
+                "gives, for all inputs or one for each"
+            )
+    return found
+
+
+def side_by_side(phis: Sequence[TaskPhi]) -> tuple[list[int], types.Phi]:
+    """The different ones of several φ as one batch, and the place there of each; of
+    none, no φ.
+
+    Raises:
+      UserError: shapes differ.
+    """
+    if not phis:
+        return [], types.Phi()
     different = list({id(one): one for one in phis}.values())
     place_of = {id(one): place for place, one in enumerate(different)}
     batch = combine.stack([one.phi for one in different])

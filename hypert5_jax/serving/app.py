@@ -14,6 +14,7 @@ from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 import hypert5_jax
+from hypert5_jax.adapting.examples import is_whole
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.serving.bank import BadName, NoSuchTask, Replaced, TaskExists
 from hypert5_jax.serving.batcher import Closed, Full, Late
@@ -25,10 +26,8 @@ _MOST = 100_000  # entries of a list; the body's limit is usually met first
 
 
 def _utf8(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("half a character (a lone surrogate)") from error
+    if not is_whole(text):
+        raise ValueError("half a character (a lone surrogate)")
     return text
 
 

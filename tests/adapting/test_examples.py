@@ -27,7 +27,11 @@ def written(tmp_path, name, content):
         ("few.jsonl", LINES),
         ("few.jsonl", "\ufeff\n" + LINES.replace("\n", "\r\n")),
         ("few.jsonl", LINES.replace('"input"', '"inputs"').replace("target", "output")),
+        ("few.ndjson", LINES),
+        ("few.JSONL", LINES),
         ("few.json", json.dumps([{"input": a, "targets": b} for a, b in PAIRS])),
+        ("few.CSV", 'input,target\na fine film,good\n"dull, and long",bad\n'),
+        ("few.csv", 'n,n,input,target\n,,a fine film,good\n,,"dull, and long",bad\n'),
         ("few.csv", 'input,target\na fine film,good\n"dull, and long",bad\n'),
         (
             "few.tsv",
@@ -106,6 +110,19 @@ def test_the_public_task_files_are_read(shared):
         ("few.json", "{\n'", "few.json:2 is not JSON"),
         ("few.json", '{"Definition": []}', "`Definition` is empty"),
         ("few.txt", "a\n", "of no known kind"),
+        ("few.csv", "input,target,target\na,b,c\n", "few.csv:1 has `target` twice"),
+        ("few.jsonl", '{"input": "a", "input": "b"}', "few.jsonl:1 has `input` twice"),
+        (
+            "few.jsonl",
+            r'{"input": "a \ud800", "target": "b"}',
+            r"few.jsonl:1: `input` is 'a \\ud800', which holds half a character",
+        ),
+        ("few.json", r'{"Definition": "\ud800"}', "`Definition` is .* half a char"),
+        (
+            "few.jsonl",
+            '{"input": ' + "1" * 5000 + "}",
+            "few.jsonl:1 is not JSON.*digits",
+        ),
     ],
 )
 def test_mistakes_have_a_place(tmp_path, name, content, message):
@@ -123,7 +140,21 @@ def test_inputs_are_lines_rows_or_objects(tmp_path):
     lines = '{"input": "a", "options": ["x", "y"]}\n{"input": "b"}\n'
     found = read("in.jsonl", lines)
     assert found == [TextInput("a", ("x", "y")), TextInput("b")]
+    listed = f"[{','.join(lines.splitlines())}]"
+    for name, content in (
+        ("in.NDJSON", lines),
+        ("in.json", listed),
+        ("in.JSON", listed),
+    ):
+        assert read(name, content) == found
+    with pytest.raises(UserError, match="in.json is no list of inputs"):
+        read("in.json", '{"input": "a"}')
+    with pytest.raises(UserError, match="in.json: entry 2 is 'b'; expected an object"):
+        read("in.json", '[{"input": "a"}, "b"]')
+    with pytest.raises(UserError, match="in.json holds no inputs"):
+        read("in.json", "[]")
     for content, message in (
+        (r'{"input": "a", "options": ["\ud800"]}', "in.jsonl:1: `options` is .*half a"),
         ('{"input": "a", "options": "x"}', "in.jsonl:1: `options` is 'x'"),
         ('{"inpt": "a"}', "in.jsonl:1 has no field `input`.*`inpt`"),
         ("", "holds no inputs"),

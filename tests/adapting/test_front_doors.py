@@ -130,6 +130,8 @@ def test_mistakes_end_with_code_2_and_write_nothing(home, tmp_path, capsys):
     assert "the option 'bcdefghij' has 10 tokens" in capsys.readouterr().err
     assert generated(home, out, "--options=a,b", "--beams=2") == 2
     assert generated(home, out, "--options=a,,b") == 2
+    assert generated(home, out, "--batch_size=0") == 2
+    assert "batch_size is 0; expected 1 or more" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {
         "few.jsonl",
         "other.safetensors",
@@ -151,6 +153,10 @@ def test_generate_answers_in_order_and_once(home, tmp_path, capsys):
     # Answers of other settings are not mixed into it.
     assert generated(home, out, "--max_tokens=3") == 2
     assert "decoding max_tokens was 6, is 3" in capsys.readouterr().err
+    # A seed decides something only where answers are drawn.
+    assert generated(home, out, "--seed=4") == 0
+    assert generated(home, out, "--seed=4", "--temperature=1") == 2
+    assert "decoding seed was 0, is 4" in capsys.readouterr().err
     (tmp_path / "notes.jsonl").write_text("mine\n")
     assert generated(home, tmp_path / "notes.jsonl") == 2
     assert "not written by this command" in capsys.readouterr().err

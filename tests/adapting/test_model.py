@@ -186,6 +186,7 @@ def test_inputs_are_cut_and_markers_are_none_of_the_users_business():
     assert tiny.text([*ids("ab"), EOS, 5, 0]) == "ab"
     assert Y not in tiny.input_ids("<y>")
     assert tiny.generate([]) == [] and tiny.rank([], ["a"]) == []
+    assert tiny.generate([], []) == []
 
 
 def test_phi_of_another_t5_is_refused(phis):
@@ -198,6 +199,55 @@ def test_phi_of_another_t5_is_refused(phis):
         tiny.generate(["a", "b"], [phis[0], other])
     with pytest.raises(UserError, match="1 φ for 2 inputs"):
         tiny.generate(["a", "b"], [phis[0]])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("ab", "inputs is the text 'ab'; put it in a list"),
+        (["a", 3], "inputs: entry 2 is 3, which is no text"),
+        (["a \ud800"], "half a character"),
+    ],
+)
+def test_inputs_that_are_no_texts_are_refused(inputs, message):
+    tiny = model()
+    with pytest.raises(UserError, match=message):
+        tiny.generate(inputs)
+    with pytest.raises(UserError, match=message):
+        tiny.rank(inputs, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("ab", "options is the text 'ab'"),
+        (["ab", ["c"]], "the options of input 1 is the text 'ab'"),
+        ([["a"], []], "options for 1 of 2 inputs"),
+    ],
+)
+def test_options_that_are_no_lists_of_texts_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        model().rank(["a", "b"], options)
+
+
+@pytest.mark.parametrize(
+    "name", ["a file's path", "a list with None", "φ without its header", "nothing"]
+)
+def test_what_is_no_phi_is_refused(phis, name):
+    wrong, message = {
+        "a file's path": ("/some/phi.safetensors", "φ is '/some/phi.safetensors'"),
+        "a list with None": ([phis[0], None], "φ is None"),
+        "φ without its header": (phis[0].phi, "φ is Phi;.*hypert5_jax.Phi.load"),
+        "nothing": ([], "0 φ for 2 inputs"),
+    }[name]
+    with pytest.raises(UserError, match=message):
+        model().generate(["a", "b"], wrong)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_of_nothing_is_refused(phis, size):
+    with pytest.raises(UserError, match=f"batch_size is {size}; expected 1 or more"):
+        model().generate(["a"], phis[0], batch_size=size)
 
 
 @pytest.mark.parametrize(
