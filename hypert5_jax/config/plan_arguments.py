@@ -1,6 +1,7 @@
 """The command line of `plan`: its own flags, and those of a recipe."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from hypert5_jax.config import cli, gin_files
@@ -93,6 +94,8 @@ def parse(argv: Sequence[str], description: str) -> PlanArguments:
             raise UserError(
                 f"--programs={own.programs}: {name!r} is none of {', '.join(PROGRAMS)}"
             )
+    if not (programs or own.search or own.largest_batch):
+        raise UserError(f"--programs= leaves nothing to do; of {', '.join(PROGRAMS)}")
     names = [name for name in own.topology.split(",") if name]
     if len(names) != 1 and not own.search:
         raise UserError(f"--topology={own.topology}: give one, or several to --search")
@@ -118,7 +121,7 @@ def _prices(text: str) -> dict[str, float]:
             found[chip] = float(price)
         except ValueError:
             chip = ""
-        if chip not in CHIPS or found[chip] < 0:
+        if chip not in CHIPS or not 0 <= found[chip] < math.inf:
             raise UserError(
                 f"--prices={text}: expected such as v5p=4.20, of {', '.join(CHIPS)}"
             )

@@ -18,7 +18,7 @@ from hypert5_jax.config.plan_compile import Request
 from hypert5_jax.config.plan_recipe import run_of
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.core.progress import ProgressLine, clock
-from hypert5_jax.parallel.mesh import MeshConfig
+from hypert5_jax.parallel.mesh import MeshConfig, mesh_shape
 from hypert5_jax.planning import estimates, report, topologies
 from hypert5_jax.planning import search as searching
 from hypert5_jax.planning.chips import PRICED
@@ -192,6 +192,7 @@ def _largest(run: Run, topology: Topology, compiler: Compiler) -> searching.Larg
             "pip install -e '.[tpu]'"
         )
     each = run.rows.rows // max(run.rows.contexts, 1)
+    mesh_shape(run.train.mesh, topology.chips, topology.slices)  # or says why not
     ways = topology.chips // run.train.mesh.model
     unit = ways * run.train.microbatches * each
 

@@ -44,6 +44,7 @@ class Chip:
       vector_rate: operations a second of the vector units.
       clock: cycles a second.
       axes: of its torus.
+      pod: chips of the largest slice.
       price: US dollars an hour, see above.
     """
 
@@ -56,6 +57,7 @@ class Chip:
     vector_rate: float
     clock: float
     axes: int
+    pod: int
     price: float
 
 
@@ -72,6 +74,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=2 * 16 * 128 * 1.05e9,
             clock=1.05e9,
             axes=3,
+            pod=4096,
             price=3.22,
         ),
         Chip(
@@ -84,6 +87,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=4 * 8 * 128 * 1.5e9,
             clock=1.5e9,
             axes=2,
+            pod=256,
             price=1.20,
         ),
         Chip(
@@ -96,6 +100,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=2 * 4 * 8 * 128 * 1.75e9,
             clock=1.75e9,
             axes=3,
+            pod=6144,
             price=4.20,
         ),
         Chip(
@@ -108,6 +113,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=4 * 8 * 128 * 1.75e9,
             clock=1.75e9,
             axes=2,
+            pod=256,
             price=2.70,
         ),
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypert5_jax.planning.chips import CHIPS
-from hypert5_jax.planning.compiled import QUICK
+from hypert5_jax.planning.compiled import HOST, QUICK
 from hypert5_jax.planning.topologies import read
 
 Json = Mapping[str, Any]
@@ -58,7 +58,9 @@ def estimate(
     chip, hosts = topology.chip, topology.chips / topology.chips_per_host
     chips, seconds = measured["chips"], costs["seconds"]
     hours = steps * seconds / 3600
-    slow = None if measured["compiler"].endswith(QUICK) else costs["slow_seconds"]
+    compiler = measured["compiler"]
+    no_cycles = compiler.endswith(QUICK) or compiler.startswith(HOST)
+    slow = None if no_cycles else costs["slow_seconds"]
     ideal = measured["model_flops"] / (chips * chip.peak_flops)
     return Estimate(
         seconds=seconds,

@@ -87,6 +87,12 @@ def read(name: str) -> Topology:
             f"{name!r} is no slice of {chip.name}: its torus has {chip.axes} axes, the "
             f"first two of even length (or one chip in all); {known()}"
         )
+    if math.prod(shape) > chip.pod or (chip.axes == 2 and max(shape) > 16):
+        largest = "16x16" if chip.axes == 2 else f"{chip.pod:,} chips"
+        raise UserError(
+            f"{name!r} is larger than a slice of {chip.name} can be ({largest}); several "
+            f"are written N*{chip.name}:…"
+        )
     return Topology(chip, shape, slices)
 
 

@@ -35,6 +35,7 @@ def test_a_recipe_is_planned(tmp_path, capsys):
     assert cli.exit_code(door.main, command) == 0
     said = capsys.readouterr().out
     assert "no libtpu is installed" in said and "most expensive" in said
+    assert "by the compiler's cycles" not in said  # a host's compiler writes none
     told = json.loads(file.read_text())
     adapt = told["programs"]["adapt"]
     assert adapt["fits"] is None and adapt["chips"] == 4
@@ -80,6 +81,9 @@ def test_every_program_of_a_recipe_is_planned_and_searched(tmp_path, capsys):
         (["--topology=v5e:2x2,v5e:4x4"], "give one"),
         (["--topology=v5e:2x2", "--programs=trian"], "none of train"),
         (["--topology=v5e:2x2", "--prices=v5x=1"], "expected such as v5p=4.20"),
+        (["--topology=v5e:2x2", "--prices=v5e=nan"], "expected such as v5p=4.20"),
+        (["--topology=v5e:2x2", "--programs="], "nothing to do"),
+        (["--topology=v6e:32x32"], "16x16); several are written N*v6e:"),
         (["--topology=v5e:2x2", "--largest_batch", "--programs="], "TPU's compiler"),
     ],
 )

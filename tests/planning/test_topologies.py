@@ -55,6 +55,12 @@ def test_others_are_refused_with_the_known_ones(name):
         read(name)
 
 
+@pytest.mark.parametrize("name", ["v5e:16x32", "v6e:8x32", "v4:16x16x32"])
+def test_no_slice_is_larger_than_its_pod(name):
+    with pytest.raises(UserError, match="larger than a slice of"):
+        read(name)
+
+
 def test_a_process_for_a_slice_sees_its_devices_before_jax_does(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--other")
     host = environment(read("v5e:4x4"), compiler=False)
