@@ -7,14 +7,21 @@ not depend on the number of hosts, and starting at step 90,000 costs what starti
 step 10 does.
 """
 
+import functools
+import itertools
+import os
 import pickle
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 
 import numpy as np
 
 from hypert5_jax.core.batch import Batch
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.parent import follow_parent
 from hypert5_jax.data.prepared import PreparedMixture
 from hypert5_jax.data.rows import Arrays, RowFormat
 from hypert5_jax.data.sampler import Sampler
@@ -97,7 +104,8 @@ def batches(
         data = data.mp_prefetch(
             grain.MultiprocessingOptions(
                 num_workers=num_workers, per_worker_buffer_size=2
-            )
+            ),
+            worker_init_fn=functools.partial(_begin_worker, os.getpid()),
         )
     return _read(data)
 
@@ -106,12 +114,34 @@ def _read(data: Iterable[Arrays | bytes]) -> Iterator[Batch]:
     """Makes batches of what threads or workers hand over: arrays, nothing of JAX."""
     arrays = iter(data)
     try:
-        for one in arrays:
+        for one in itertools.chain([_first(arrays)], arrays):
             yield Batch(*(pickle.loads(one) if isinstance(one, bytes) else one))
     finally:
         # Ends the workers now, not when the interpreter takes itself apart.
         if hasattr(arrays, "close"):
             arrays.close()
+
+
+def _first(arrays: Iterator[Arrays | bytes]) -> Arrays | bytes:
+    """The first item, for which Grain starts its workers: deaf to SIGTERM and SIGINT.
+
+    srun and schedulers send SIGTERM to every process of a run, terminals SIGINT; a run
+    that saves and stops needs its workers until then, and ends them itself. A process
+    inherits what its parent's thread blocks, and is deaf from its very start, which takes
+    seconds.
+    """
+    # Unblocks both in the thread that starts it.
+    resource_tracker.ensure_running()
+    blocked = (signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    with ThreadPoolExecutor(
+        1, "starts workers", signal.pthread_sigmask, blocked
+    ) as one:
+        return one.submit(next, arrays).result()
+
+
+def _begin_worker(parent: int, index: int, count: int) -> None:
+    """What a worker does first; Grain says which of how many it is."""
+    follow_parent(parent)
 
 
 def _let_grain_start_processes() -> None:

@@ -9,16 +9,15 @@ import os
 import re
 import shutil
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.parent import follow_parent
 from hypert5_jax.data.prepared import MANIFEST_FILE
 from hypert5_jax.data.vocabulary import MODEL_FILE, Vocabulary
 from hypert5_jax.preparation import manifest, seqio_tasks, writer
@@ -269,7 +268,8 @@ def _run_in_processes(
         min(num_workers, len(units)),
         # A forked TensorFlow can deadlock.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_follow_parent,
+        initializer=follow_parent,
+        initargs=(os.getpid(),),
     ) as pool:
         running = {pool.submit(_write_in_process, unit) for unit in units}
         try:
@@ -280,18 +280,6 @@ def _run_in_processes(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _follow_parent() -> None:
-    """Ends this worker when its parent is gone, also one killed without a word."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_in_process(unit: _Unit) -> int:

@@ -30,10 +30,17 @@ def held_out_loss(
     def evaluate(params: Params, step: int) -> Mapping[str, float]:
         sharding = feed.batch_sharding(jax.sharding.get_mesh())
         total: dict[str, float] = {}
-        for batch in feed.prefetch(islice(batches(), count), sharding):
-            sums = jax.device_get(sums_of(params, batch))
-            for name, value in sums.items():
-                total[name] = total.get(name, 0.0) + float(value)
+        rows = batches()
+        try:
+            for batch in feed.prefetch(islice(rows, count), sharding):
+                sums = jax.device_get(sums_of(params, batch))
+                for name, value in sums.items():
+                    total[name] = total.get(name, 0.0) + float(value)
+        finally:
+            # Ends their workers here: Ctrl-C would be lost while the collection of garbage
+            # waits for them.
+            if hasattr(rows, "close"):
+                rows.close()
         weight = max(total["weight"], 1.0)
         return {
             "held_out/loss": total["loss"] / weight,

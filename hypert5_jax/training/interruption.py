@@ -68,9 +68,7 @@ class Interruption:
             # They agree on a call rather than a step: calls are counted over everything
             # a process does, training and judging, in the same order in all of them.
             return bool(multihost_utils.reached_preemption_sync_point(next(_calls)))
-        return self.signalled
+        return self._came()
 
-    @property
-    def signalled(self) -> bool:
-        """Whether SIGTERM came here; over several processes that is not for one to say."""
-        return self._asked or (self._outer is not None and self._outer.signalled)
+    def _came(self) -> bool:
+        return self._asked or (self._outer is not None and self._outer._came())

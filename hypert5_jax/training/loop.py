@@ -184,8 +184,7 @@ def train(
 
         # 3. The loop.
         while run.at < config.steps and not interruption.asked():
-            if not run.make_step():
-                break
+            run.make_step()
             run.report()
 
         # 4. The end, planned or not.
@@ -233,21 +232,11 @@ class _Run:
     interruption: Interruption
     metrics: dict[str, float]
 
-    def make_step(self) -> bool:
-        """Waits for a batch and hands one step to the devices.
-
-        Returns:
-          whether it did; not if SIGTERM came and, sent to all processes of the run, ended
-          those that read the data.
-        """
+    def make_step(self) -> None:
+        """Waits for a batch and hands one step to the devices."""
         self.watchdog.alive(self.at, "step")
         began = time.monotonic()
-        try:
-            batch = next(self.feeding, None)
-        except Exception:
-            if self.interruption.signalled:
-                return False
-            raise
+        batch = next(self.feeding, None)
         self.progress.waited(time.monotonic() - began)
         if batch is None:
             raise UserError(
@@ -257,7 +246,6 @@ class _Run:
         self.state, sums = self.step(self.state, batch)
         self.at += 1
         self.meter.add(self.at, sums)
-        return True
 
     def report(self) -> None:
         """What is due after this step: a row, an evaluation, a checkpoint."""

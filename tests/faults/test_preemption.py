@@ -9,13 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-
 from hypert5_jax.checkpoints import store
 from hypert5_jax.training.interruption import Interruption
-from hypert5_jax.training.loop import TrainConfig, train
 from tests.faults import one_host
-from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,27 +62,6 @@ def test_sigterm_on_one_host_stops_both_at_the_same_saved_step(tmp_path):
     assert steps[0] == steps[1] and 5 < steps[0] < one_host.STEPS
     saved = store.newest(tmp_path)
     assert saved.name == str(steps[0])
-
-
-def test_sigterm_that_ends_the_readers_of_the_data_too_still_saves(tmp_path):
-    def batches(start):
-        for step, batch in enumerate(toy.batches(start), start):
-            if step == 7:
-                os.kill(os.getpid(), signal.SIGTERM)
-                raise RuntimeError("a worker was ended by SIGTERM")
-            yield batch
-
-    system = toy.ToySystem()
-    result = train(
-        system,
-        TrainConfig(steps=12),
-        batches,
-        toy.initial(system),
-        directory=tmp_path,
-        devices=jax.devices()[:1],
-    )
-    assert result.stopped and result.step < 7
-    assert store.newest(tmp_path).name == str(result.step)
 
 
 def test_sigterm_outlives_the_inner_of_two_who_ask():
