@@ -89,13 +89,13 @@ def parse(argv: Sequence[str], description: str) -> PlanArguments:
     if not recipe.files:
         raise UserError("nothing to plan: give a recipe with --gin_file=…")
     programs = tuple(name for name in own.programs.split(",") if name)
+    if not programs:
+        raise UserError(f"--programs={own.programs}: expected of {', '.join(PROGRAMS)}")
     for name in programs:
         if name not in PROGRAMS:
             raise UserError(
                 f"--programs={own.programs}: {name!r} is none of {', '.join(PROGRAMS)}"
             )
-    if not (programs or own.search or own.largest_batch):
-        raise UserError(f"--programs= leaves nothing to do; of {', '.join(PROGRAMS)}")
     names = [name for name in own.topology.split(",") if name]
     if len(names) != 1 and not own.search:
         raise UserError(f"--topology={own.topology}: give one, or several to --search")
@@ -121,7 +121,7 @@ def _prices(text: str) -> dict[str, float]:
             found[chip] = float(price)
         except ValueError:
             chip = ""
-        if chip not in CHIPS or not 0 <= found[chip] < math.inf:
+        if chip not in CHIPS or not 0 < found[chip] < math.inf:
             raise UserError(
                 f"--prices={text}: expected such as v5p=4.20, of {', '.join(CHIPS)}"
             )

@@ -1,8 +1,9 @@
-"""python -m hypert5_jax.config.plan_compile: one step, in a process of its own.
+"""python -m hypert5_jax.config.plan_compile PARENT: one step, in a process of its own.
 
-Reads a request as JSON from standard input and prints the answer as the last line. The
-compiler needs more stack than a thread of the interpreter has by default, memory that it
-does not give back, and now and then it ends the process: all of that stays here.
+PARENT is the number of the process that asks, with which this one ends. Reads a request as
+JSON from standard input and prints the answer as the last line. The compiler needs more
+stack than a thread of the interpreter has by default, memory that it does not give back,
+and now and then it ends the process: all of that stays here.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from etils import epath
 from hypert5_jax.config import gin_files
 from hypert5_jax.config.plan_recipe import run_of
 from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.parent import follow_parent
 from hypert5_jax.parallel.mesh import MeshConfig
 from hypert5_jax.planning import compiled, steps, topologies
 
@@ -84,6 +86,7 @@ def _changed(run: steps.Run, request: Request) -> steps.Run:
 
 def main() -> None:
     """Answers one request."""
+    follow_parent(int(sys.argv[1]))
     request = Request(**json.loads(sys.stdin.read()))
     try:
         found = answer(request)

@@ -91,8 +91,9 @@ class Compiler:
 def _child(request: Request, topology: Topology, what: str) -> Json:
     own = topologies.environment(topology, request.compiler)
     environment = {"GLIBC_TUNABLES": _KEEP_MEMORY} | os.environ | own
+    compiles = ("-m", "hypert5_jax.config.plan_compile", str(os.getpid()))
     child = subprocess.Popen(
-        [*_WITH_STACK, sys.executable, "-m", "hypert5_jax.config.plan_compile"],
+        [*_WITH_STACK, sys.executable, *compiles],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -137,12 +138,14 @@ def plan(arguments: PlanArguments, say: Callable[[str], None] = print) -> Json:
       estimates}, "largest_batch", "too_large_batch": of searching.Largest}.
 
     Raises:
-      UserError: as `Compiler`; --json or --cache cannot be written, which is found out
-        before anything is compiled.
+      UserError: as `Compiler`; --json or --cache cannot be written, or --largest_batch has
+        no compiler or mesh, which is found out before anything is compiled.
     """
     run, topology = run_of(arguments.recipe), arguments.slices[0]
     _require_places(arguments)
     compiler = Compiler(arguments)
+    if arguments.largest_batch:
+        _require_batches(run, topology, compiler)
     told: Json = {
         "recipe": list(arguments.recipe.files),
         "topology": topology.name,
@@ -185,14 +188,18 @@ def _heading(run: Run, topology: Topology) -> str:
     )
 
 
-def _largest(run: Run, topology: Topology, compiler: Compiler) -> searching.Largest:
+def _require_batches(run: Run, topology: Topology, compiler: Compiler) -> None:
+    """Says before anything is compiled that there is no largest batch to look for."""
     if not compiler.has_libtpu:
         raise UserError(
             "--largest_batch needs the TPU's compiler, which knows its memory: "
             "pip install -e '.[tpu]'"
         )
+    mesh_shape(run.train.mesh, topology.chips, topology.slices)
+
+
+def _largest(run: Run, topology: Topology, compiler: Compiler) -> searching.Largest:
     each = run.rows.rows // max(run.rows.contexts, 1)
-    mesh_shape(run.train.mesh, topology.chips, topology.slices)  # or says why not
     ways = topology.chips // run.train.mesh.model
     unit = ways * run.train.microbatches * each
 

@@ -1,7 +1,7 @@
 """The chips of Google's TPUs, from public documentation.
 
-Peak, bandwidth, links and network: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p",
-"TPU v6e" (cloud.google.com/tpu/docs). A link is the pages' bidirectional bytes a second
+Peak, bandwidth, links, network and largest slice: Google Cloud's pages "TPU v4",
+"TPU v5e", "TPU v5p", "TPU v6e" (cloud.google.com/tpu/docs). A link is the pages' bidirectional bytes a second
 and chip over two ways and the links of a chip, two for each axis of its torus; "How to
 Scale Your Model" (Austin et al., 2025, part 2) has the same, but for v4 a tenth less. The
 network between slices is the pages' bits a second of a pod's (v5e, v6e: of 256 chips) or
@@ -44,7 +44,7 @@ class Chip:
       vector_rate: operations a second of the vector units.
       clock: cycles a second.
       axes: of its torus.
-      pod: chips of the largest slice.
+      largest_slice: chips that can be had as one.
       price: US dollars an hour, see above.
     """
 
@@ -57,7 +57,7 @@ class Chip:
     vector_rate: float
     clock: float
     axes: int
-    pod: int
+    largest_slice: int
     price: float
 
 
@@ -74,7 +74,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=2 * 16 * 128 * 1.05e9,
             clock=1.05e9,
             axes=3,
-            pod=4096,
+            largest_slice=4096,
             price=3.22,
         ),
         Chip(
@@ -87,7 +87,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=4 * 8 * 128 * 1.5e9,
             clock=1.5e9,
             axes=2,
-            pod=256,
+            largest_slice=256,
             price=1.20,
         ),
         Chip(
@@ -100,7 +100,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=2 * 4 * 8 * 128 * 1.75e9,
             clock=1.75e9,
             axes=3,
-            pod=6144,
+            largest_slice=6144,
             price=4.20,
         ),
         Chip(
@@ -113,7 +113,7 @@ CHIPS: Mapping[str, Chip] = {
             vector_rate=4 * 8 * 128 * 1.75e9,
             clock=1.75e9,
             axes=2,
-            pod=256,
+            largest_slice=256,
             price=2.70,
         ),
     )

@@ -20,8 +20,8 @@ class Estimate:
       flops_ratio: compiled FLOPs of all devices over model FLOPs: what is computed again
         or for nothing.
       mfu: model FLOPs a second over the chips' peak.
-      slow_seconds, slow_mfu: the same by the compiler's cycles; None where they mean
-        nothing, as it compiled quickly.
+      slow_seconds, slow_mfu: the same by the compiler's cycles; None where it has
+        none, as the host's, or they mean nothing, as it compiled quickly.
       tokens_per_second: of one chip.
       rows_per_second: examples that each host has to read.
       hours: of all steps.
@@ -59,7 +59,7 @@ def estimate(
     chips, seconds = measured["chips"], costs["seconds"]
     hours = steps * seconds / 3600
     compiler = measured["compiler"]
-    no_cycles = compiler.endswith(QUICK) or compiler.startswith(HOST)
+    no_cycles = compiler.startswith(HOST) or compiler.endswith(QUICK)
     slow = None if no_cycles else costs["slow_seconds"]
     ideal = measured["model_flops"] / (chips * chip.peak_flops)
     return Estimate(

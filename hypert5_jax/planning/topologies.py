@@ -73,7 +73,7 @@ def read(name: str) -> Topology:
     """The topology of a name.
 
     Raises:
-      UserError: it is none; the message has the known ones.
+      UserError: it is none, or larger than a pod; the message has the known ones.
     """
     found = _NAME.fullmatch(name)
     chip = CHIPS.get(found[2]) if found else None
@@ -87,11 +87,12 @@ def read(name: str) -> Topology:
             f"{name!r} is no slice of {chip.name}: its torus has {chip.axes} axes, the "
             f"first two of even length (or one chip in all); {known()}"
         )
-    if math.prod(shape) > chip.pod or (chip.axes == 2 and max(shape) > 16):
-        largest = "16x16" if chip.axes == 2 else f"{chip.pod:,} chips"
+    too_long = chip.axes == 2 and max(shape) > 16
+    if math.prod(shape) > chip.largest_slice or too_long:
+        most = "16x16" if chip.axes == 2 else f"{chip.largest_slice:,} chips"
         raise UserError(
-            f"{name!r} is larger than a slice of {chip.name} can be ({largest}); several "
-            f"are written N*{chip.name}:…"
+            f"{name!r} is larger than any slice of {chip.name}, which has at most {most}; "
+            f"several slices are such as 2*{chip.name}:{KNOWN[chip.name][-1]}. {known()}"
         )
     return Topology(chip, shape, slices)
 

@@ -55,10 +55,25 @@ def test_others_are_refused_with_the_known_ones(name):
         read(name)
 
 
-@pytest.mark.parametrize("name", ["v5e:16x32", "v6e:8x32", "v4:16x16x32"])
-def test_no_slice_is_larger_than_its_pod(name):
-    with pytest.raises(UserError, match="larger than a slice of"):
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("v6e:32x32", "16x16"),
+        ("v5e:8x32", "16x16"),
+        ("v4:16x16x20", "4,096 chips"),
+        ("2*v5p:16x16x28", "6,144 chips"),
+    ],
+)
+def test_a_slice_larger_than_a_pod_is_refused(name, most):
+    with pytest.raises(
+        UserError, match=f"at most {most}; several slices are such as 2"
+    ):
         read(name)
+
+
+@pytest.mark.parametrize("name", ["2*v6e:16x16", "v4:16x16x16", "v5p:16x16x24"])
+def test_a_whole_pod_is_a_slice(name):
+    assert read(name).name == name
 
 
 def test_a_process_for_a_slice_sees_its_devices_before_jax_does(monkeypatch):
