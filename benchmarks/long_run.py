@@ -77,6 +77,9 @@ class Measurements:
             flush=True,
         )
 
+    def flush(self) -> None:
+        """Nothing is held back."""
+
     def close(self) -> None:
         """Nothing to close."""
 

@@ -65,6 +65,9 @@ class Losses:
         if "train/loss" in scalars:
             self.rows.append(scalars["train/loss"])
 
+    def flush(self) -> None:
+        """Nothing is held back."""
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -1,7 +1,8 @@
 """Metric writers: console, JSON lines, TensorBoard; all continue where a run resumes.
 
 A writer has `resume(step)` (rows after `step` are those of a life that was lost),
-`write(step, scalars)` and `close()`.
+`write(step, scalars)`, `flush()` (before a checkpoint, from which a later life goes on
+without making these rows again) and `close()`.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -17,6 +19,9 @@ from etils import epath
 from hypert5_jax.core import storage
 
 log = logging.getLogger(__name__)
+
+# TensorBoard shows a point after so long, if no checkpoint comes before.
+_SHOWN_SECONDS = 120.0
 
 
 class ConsoleWriter:
@@ -33,6 +38,9 @@ class ConsoleWriter:
         row = "  ".join(f"{name} {value:.5g}" for name, value in scalars.items())
         print(f"step {step}  {row}", file=self._stream or sys.stdout, flush=True)
 
+    def flush(self) -> None:
+        """Nothing is held back."""
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -41,7 +49,7 @@ class JsonlWriter:
     """One JSON object per row: {"step": 50, "train/loss": 3.21, ...}.
 
     Local files are appended to; on stores without appending (gs://) the file is
-    written anew when the writer closes and every `flush_every` rows.
+    written anew every `flush_every` rows and when it is flushed or closed.
     """
 
     def __init__(self, path: str | epath.Path, flush_every: int = 20):
@@ -79,10 +87,14 @@ class JsonlWriter:
         if self._unwritten >= self._flush_every:
             self._write_all()
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Writes what is not written yet."""
         if self._unwritten:
             self._write_all()
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        self.flush()
 
     def _append(self, line: str) -> None:
         with _telling(self.path):
@@ -103,12 +115,17 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Event files through tensorboardX, which needs no TensorFlow."""
+    """Event files through tensorboardX, which needs no TensorFlow.
+
+    Not through its SummaryWriter: that hands points to a thread, which cannot be waited
+    for but by closing the file.
+    """
 
     def __init__(self, directory: str | epath.Path):
         self._directory = str(directory)
         self._resume_step = 0
-        self._writer: Any = None
+        self._events: Any = None
+        self._flushed = 0.0
 
     def resume(self, step: int) -> None:
         """Tells TensorBoard that events after `step` in older files are void."""
@@ -116,20 +133,43 @@ class TensorBoardWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds a point to each curve."""
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
 
-            purge = self._resume_step + 1 if self._resume_step else None
+        with _telling(self._directory):
+            if self._events is None:
+                self._events = self._begun()
+            for name, value in scalars.items():
+                point = Event(wall_time=time.time(), step=step)
+                point.summary.CopyFrom(scalar(name, value))
+                self._events.write_event(point)
+        if time.monotonic() - self._flushed > _SHOWN_SECONDS:
+            self.flush()
+
+    def _begun(self) -> Any:
+        from tensorboardX.event_file_writer import EventsWriter, directory_check
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        directory_check(self._directory)
+        events = EventsWriter(f"{self._directory}/events")
+        void = Event(wall_time=time.time(), step=self._resume_step + 1)
+        void.session_log.status = SessionLog.START
+        events.write_event(void)
+        return events
+
+    def flush(self) -> None:
+        """Writes what is not written yet."""
+        if self._events is not None:
             with _telling(self._directory):
-                self._writer = SummaryWriter(self._directory, purge_step=purge)
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+                self._events.flush()
+            self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes the event file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._events is not None:
+            events, self._events = self._events, None
+            with _telling(self._directory):
+                events.close()
 
 
 @contextlib.contextmanager

@@ -61,6 +61,9 @@ class Writer(Protocol):
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """One row."""
 
+    def flush(self) -> None:
+        """A checkpoint is saved: rows until now are not made again."""
+
     def close(self) -> None:
         """No more rows."""
 
@@ -270,6 +273,8 @@ class _Run:
             return
         since_row = self.meter.carried()
         self.watchdog.alive(self.at, "save")
+        for writer in self.writers:
+            writer.flush()
         snapshot.save(
             self.store,
             self.state,
