@@ -5,7 +5,7 @@ code what the machines' schedulers need to know:
 
 0    the run is done
 2    a mistake of the user's: starting it again would end the same way
-75   another process of the run was lost: start it again
+75   another process of the run was lost, or could not be met: start it again
 143  stopped by SIGTERM, everything saved: start it again
 else it failed; 128 + n if signal n killed it
 

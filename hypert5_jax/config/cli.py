@@ -4,7 +4,8 @@
 1    a defect of ours (traceback); a training step that was not finite, storage that fails
      in a way that may pass, or nobody who reads what is printed (message)
 2    a mistake of the user's (message)
-75   another process of the run was lost (message); the same command goes on
+75   another process of the run was lost, or could not be met (message); the same command
+     goes on
 130  interrupted from the keyboard
 
 Of several processes the first that fails ends all, with its code.

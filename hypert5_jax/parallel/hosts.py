@@ -57,8 +57,11 @@ class HostsConfig:
         count, own = self.num_processes, self.process_id
         if count is not None and count < 1:
             raise UserError(f"--num_processes={count}; expected 1 or more")
-        if self.lost_after <= 0:
-            raise UserError(f"--lost_after={self.lost_after}; expected more than 0")
+        if not 0 < self.lost_after <= _LONG:
+            raise UserError(
+                f"--lost_after={self.lost_after}; expected seconds, more than 0 and at "
+                f"most {_LONG} (a week)"
+            )
         if count == 1 or (count, own, self.coordinator_address) == (None, None, None):
             return
         if count is None or own is None or self.coordinator_address is None:
@@ -71,10 +74,11 @@ class HostsConfig:
                 f"--process_id={own} of --num_processes={count}; expected 0 to "
                 f"{count - 1}, another one for each process"
             )
-        if not re.fullmatch(r".+:\d+", self.coordinator_address):
+        found = re.fullmatch(r".+:(\d{1,5})", self.coordinator_address)
+        if found is None or not 0 < int(found[1]) < 2**16:
             raise UserError(
                 f"--coordinator_address={self.coordinator_address}; expected HOST:PORT "
-                "of process 0, the port free there"
+                "of process 0, the port (1 to 65535) free there"
             )
 
 
@@ -180,23 +184,30 @@ def start(config: HostsConfig) -> None:
     several processes does. From then on `lost.py` watches over all of them.
 
     Raises:
-      UserError: as `company`. Where they do not come together in time, the process ends
-        with a message and exit code lost.LOST.
+      UserError: as `company`. Where they do not come together, or not in time, the process
+        ends with a message and exit code lost.LOST: the next try may succeed.
     """
     those = company(config)
     if those is None or jax.distributed.is_initialized():
         return
-    with _waiting(those, config.join_timeout):
-        jax.distributed.initialize(
-            those.address,
-            those.count,
-            those.index,
-            local_device_ids=those.local_devices,
-            cluster_detection_method="deactivate" if those.address else None,
-            # Both stand behind what we do ourselves: they abort with a stack trace.
-            initialization_timeout=config.join_timeout + 30,
-            heartbeat_timeout_seconds=int(config.lost_after) + 30,
-            shutdown_timeout_seconds=60,
+    _require_port(those)
+    try:
+        with _waiting(those, config.join_timeout):
+            jax.distributed.initialize(
+                those.address,
+                those.count,
+                those.index,
+                local_device_ids=those.local_devices,
+                cluster_detection_method="deactivate" if those.address else None,
+                # Both stand behind what we do ourselves: they abort with a stack trace.
+                initialization_timeout=config.join_timeout + 30,
+                heartbeat_timeout_seconds=int(config.lost_after) + 30,
+                shutdown_timeout_seconds=60,
+            )
+    except jax.errors.JaxRuntimeError as error:
+        lost.exit_now(
+            lost.LOST,
+            f"error: {_named(those)} cannot join the others ({error}). {_ALONE}",
         )
     lost.watch(those.index, those.count, config.lost_after)
     if not is_writer():
@@ -207,6 +218,26 @@ def start(config: HostsConfig) -> None:
 def _named(those: Company) -> str:
     place = f" at {those.address}" if those.address else ""
     return f"process {those.index} of {those.count} (by {those.found}){place}"
+
+
+def _require_port(those: Company) -> None:
+    """Ends process 0 with a message where the port it is to listen at is taken: JAX says
+    no more than that it failed, and now and then crashes."""
+    if those.index or those.address is None:
+        return
+    both = socket.has_dualstack_ipv6()
+    try:
+        with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", int(those.address.rpartition(":")[2])))
+    except OSError as error:
+        lost.exit_now(
+            lost.LOST,
+            f"error: {_named(those)} cannot listen for the others ({error.strerror}): if "
+            "another process holds the port, such as one of an earlier run that has not "
+            "ended yet, try again, or give all processes another port "
+            f"(--coordinator_address; under srun JAX_COORDINATOR_PORT). {_ALONE}",
+        )
 
 
 @contextmanager

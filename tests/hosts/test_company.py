@@ -1,6 +1,8 @@
 """How a process finds the others of its run, and that one alone looks for nobody."""
 
+import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -41,7 +43,12 @@ def test_flags_say_it_all_or_nothing():
         (("host:1", None, None), "each needs all three"),
         (("host:1", 2, 2), "expected 0 to 1"),
         (("host", 2, 0), "expected HOST:PORT"),
+        (("host:99999", 2, 0), "1 to 65535"),
+        (("host:0", 2, 0), "1 to 65535"),
         ((None, 0, None), "expected 1 or more"),
+        ((None, None, None, 0.0), "more than 0 and at most 604800"),
+        ((None, None, None, math.inf), "--lost_after=inf; expected seconds"),
+        ((None, None, None, math.nan), "--lost_after=nan; expected seconds"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(given, message):
@@ -158,6 +165,34 @@ def test_stray_variables_of_slurm_end_with_a_message_in_bounded_time():
     assert done.returncode == 75 and time.monotonic() - begun < 60
     assert "process 1 of 2 (by SLURM) at localhost:61441 has not met" in done.stderr
     assert "--num_processes=1" in done.stderr and "stack trace" not in done.stderr
+
+
+FIRST = """
+import sys
+from hypert5_jax.config import cli
+from hypert5_jax.parallel import hosts
+those = hosts.HostsConfig(sys.argv[1], num_processes=2, process_id=0, join_timeout=60)
+cli.run(lambda argv: hosts.start(those))
+"""
+
+
+def test_a_port_that_another_process_holds_is_said_and_may_be_tried_again():
+    """One of a run before that has not ended yet may hold it: launchers start again."""
+    with socket.create_server(
+        ("", 0), family=socket.AF_INET6, dualstack_ipv6=True
+    ) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST, address],
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+    assert done.returncode == 75 and "Traceback" not in done.stderr
+    assert f"at {address} cannot listen for the others" in done.stderr
+    assert "another port (--coordinator_address" in done.stderr
 
 
 def test_tuning_is_one_process_s_work(tmp_path, capsys):
