@@ -13,6 +13,7 @@ One process is none of this: nothing is started, and every function here costs n
 
 import collections
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -231,6 +232,8 @@ def _require_port(those: Company) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", int(those.address.rpartition(":")[2])))
     except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            return  # Of the probe, perhaps, and not of the port.
         lost.exit_now(
             lost.LOST,
             f"error: {_named(those)} cannot listen for the others ({error.strerror}): if "
