@@ -29,6 +29,9 @@ FIRST_TIME = 4
 # The exit code of a run that was stopped here: a failure, so that launchers start again.
 STALLED = 1
 FOLDER = "stalled"
+# With process 0 JAX ends the others, the straggler perhaps before it has said where it
+# stands: so long process 0 waits for that.
+_LAST_SECONDS = 30.0
 
 
 class Watchdog:
@@ -110,6 +113,8 @@ class Watchdog:
                 step = self._step
             self._dump(message, step)
             if self._stop:
+                if jax.process_count() > 1 and jax.process_index() == 0:
+                    time.sleep(_LAST_SECONDS)
                 os._exit(STALLED)
 
     def _message(self) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 import time
 
 import jax
@@ -46,6 +47,23 @@ def test_a_run_that_may_not_stall_ends(tmp_path, monkeypatch, capfd):
     run(tmp_path, dataclasses.replace(CONFIG, on_stall="stop"), seconds=0.7)
     assert set(codes) == {watchdog.STALLED}
     assert "the process ends" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("index", "waits"), [(0, [1.0]), (1, [])])
+def test_process_0_ends_last_so_that_others_show_their_stacks(
+    monkeypatch, index, waits
+):
+    ended, slept = threading.Event(), []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: index)
+    monkeypatch.setattr(watchdog, "_LAST_SECONDS", 1.0)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    with watchdog.Watchdog(0.02, stop=True) as dog:
+        dog.alive(1, "step")
+        assert ended.wait(10)
+        asked = list(slept)
+    assert asked[:1] == waits
 
 
 @pytest.mark.parametrize("seconds", [0.0, 60.0])
