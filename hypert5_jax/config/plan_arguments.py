@@ -121,7 +121,7 @@ def _prices(text: str) -> dict[str, float]:
             found[chip] = float(price)
         except ValueError:
             chip = ""
-        if chip not in CHIPS or not 0 < found[chip] < math.inf:
+        if chip not in CHIPS or not 0 <= found[chip] < math.inf:
             raise UserError(
                 f"--prices={text}: expected such as v5p=4.20, of {', '.join(CHIPS)}"
             )

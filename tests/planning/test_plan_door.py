@@ -88,7 +88,7 @@ def _refuse(*_):
         (["--topology=v5e:2x2", "--programs=trian"], "none of train"),
         (["--topology=v5e:2x2", "--prices=v5x=1"], "expected such as v5p=4.20"),
         (["--topology=v5e:2x2", "--prices=v5e=nan"], "expected such as v5p=4.20"),
-        (["--topology=v5e:2x2", "--prices=v5e=0"], "expected such as v5p=4.20"),
+        (["--topology=v5e:2x2", "--prices=v5e=-1"], "expected such as v5p=4.20"),
         (["--topology=v5e:2x2", "--programs=,"], "--programs=,: expected of train"),
         (["--topology=v5e:2x2", "--largest_batch"], "TPU's compiler"),
     ],
