@@ -114,21 +114,23 @@ def check_prepared(run: TrainRun) -> str:
     for data in (run.data, run.held_out, judged):
         if data is not None and not _is_prepared(data):
             require_modules(data.modules)
-    home = epath.Path(run.data.prepared_dir) / run.data.mixture
     if not _is_prepared(run.data):
         return (
-            f"data: {home / run.data.split} is not prepared yet; its rows are not "
+            f"data: {_home(run.data) / run.data.split} is not prepared yet; its rows are not "
             f"checked, nor that {run.data.mixture!r} is the name of a task"
         )
-    mixture: PreparedMixture = open_mixture(str(home), run.data.split)
+    mixture: PreparedMixture = open_mixture(str(_home(run.data)), run.data.split)
     mixture.require_vocabulary(rows=_vocabulary_rows(run))
     next(batches_from(mixture, run.data, run.train.seed, 0))
     return f"data: {mixture.directory} has {len(mixture.tasks)} tasks and fits"
 
 
 def _is_prepared(data: DataConfig | EvaluationData) -> bool:
-    home = epath.Path(data.prepared_dir) / data.mixture
-    return (home / data.split / MANIFEST_FILE).exists()
+    return (_home(data) / data.split / MANIFEST_FILE).exists()
+
+
+def _home(data: DataConfig | EvaluationData) -> epath.Path:
+    return epath.Path(data.prepared_dir) / data.mixture
 
 
 def _train(run: TrainRun, config_text: str) -> bool:

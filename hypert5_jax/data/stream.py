@@ -107,14 +107,15 @@ def batches(
             ),
             worker_init_fn=functools.partial(_begin_worker, os.getpid()),
         )
-    return _read(data)
+    return _read(data, by_workers=num_workers > 0)
 
 
-def _read(data: Iterable[Arrays | bytes]) -> Iterator[Batch]:
+def _read(data: Iterable[Arrays | bytes], by_workers: bool) -> Iterator[Batch]:
     """Makes batches of what threads or workers hand over: arrays, nothing of JAX."""
     arrays = iter(data)
     try:
-        for one in itertools.chain([_first(arrays)], arrays):
+        first = [_first(arrays)] if by_workers else []
+        for one in itertools.chain(first, arrays):
             yield Batch(*(pickle.loads(one) if isinstance(one, bytes) else one))
     finally:
         # Ends the workers now, not when the interpreter takes itself apart.

@@ -1,22 +1,22 @@
 """The chips of Google's TPUs, from public documentation.
 
-Peak, bandwidth, links, network and largest slice: Google Cloud's pages "TPU v4",
-"TPU v5e", "TPU v5p", "TPU v6e" (cloud.google.com/tpu/docs). A link is the pages' bidirectional bytes a second
-and chip over two ways and the links of a chip, two for each axis of its torus; "How to
-Scale Your Model" (Austin et al., 2025, part 2) has the same, but for v4 a tenth less. The
-network between slices is the pages' bits a second of a pod's (v5e, v6e: of 256 chips) or
-a chip's (v5p) data centre network; that of v4 has none, and counts as v5e.
+Peak, bandwidth, links, network and largest slice: Google Cloud's pages "TPU v4", "TPU
+v5e", "TPU v5p", "TPU v6e" (cloud.google.com/tpu/docs). A link is the pages'
+bidirectional bytes a second and chip over two ways and the links of a chip, two for
+each axis of its torus; "How to Scale Your Model" (Austin et al., 2025, part 2) has the
+same, but for v4 a tenth less. The network between slices is the pages' bits a second of
+a pod's (v5e, v6e: of 256 chips) or a chip's (v5p) data centre network; that of v4 has
+none, and counts as v5e.
 
 HBM is what the compiler hands out to a program (its refusals name it, libtpu 0.0.42); the
 pages have 32 GB for v4, 16 for v5e, 95 for v5p and 32 for v6e.
 
 Clock and vector units are not on those pages. The clock is the one at which a chip's
 matrix units (128 x 128, of v6e 256 x 256, four for a core) come to the documented peak;
-for v4 it is in "TPU v4: An Optically Reconfigurable Supercomputer" (Jouppi et al., 2023,
-table 4: 1050 MHz), as are its 16 arithmetic units for each of 128 lanes. For the others
-that book has 4 units in each of 8 x 128
-places. They decide only how long an operation without matrix products is estimated to
-take.
+for v4 it is in "TPU v4: An Optically Reconfigurable Supercomputer" (Jouppi et al.,
+2023, table 4: 1050 MHz), as are its 16 arithmetic units for each of 128 lanes. For the
+others that book has 4 units in each of 8 x 128 places. They decide only how long an
+operation without matrix products is estimated to take.
 
 Prices are Google's list prices for one chip and hour on demand, in US dollars, as they
 stood in 2025 in a region of the United States. They change and differ by region; nothing

@@ -14,7 +14,6 @@ was given and no others.
 import collections
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -112,7 +111,7 @@ class Grid:
         for at, size, ring in zip(range(len(place)), self.shape, self.rings):
             way = self.places[target][at] - place[at]
             if ring and abs(way) > size // 2:
-                way -= int(math.copysign(size, way))
+                way -= size if way > 0 else -size
             step = 1 if way > 0 else -1
             for _ in range(abs(way)):
                 yield tuple(place), at, step

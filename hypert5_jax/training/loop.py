@@ -181,7 +181,6 @@ def train(
             meter=meter,
             progress=progress,
             watchdog=watchdog,
-            interruption=interruption,
             metrics=dict(begin.metrics),
         )
 
@@ -215,7 +214,6 @@ class _Run:
       feeding: batches on the devices.
       metrics: the last value of each.
       config, evaluate, config_text, store, writers, meter, progress, watchdog,
-        interruption: of train.
     """
 
     config: TrainConfig
@@ -232,7 +230,6 @@ class _Run:
     meter: Meter
     progress: Progress
     watchdog: Watchdog
-    interruption: Interruption
     metrics: dict[str, float]
 
     def make_step(self) -> None:
