@@ -80,12 +80,12 @@ class Meter:
           FloatingPointError: an earlier step, which the message names, is not finite.
         """
         self._pending.append((step, sums))
-        self.settle(AHEAD)
         if self._first:
             # What is compiled is compiled at the first step; the rates leave it out.
             self._first = False
-            jax.block_until_ready(sums)
+            self.settle()
             self._progress.restart_clock()
+        self.settle(AHEAD)
 
     def settle(self, keep: int = 0) -> None:
         """Waits for all but the newest `keep` steps.

@@ -9,8 +9,8 @@ from hypert5_jax.core.progress import ProgressLine, clock
 class Progress:
     """Steps per second, target tokens per second, loss and time left.
 
-    Rates are those since the previous report, so that compilation or an evaluation
-    does not weigh on them for ever.
+    Rates are those since the previous report, so that an evaluation does not weigh on
+    them for ever. The first step, compilation with it, has no rate.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class Progress:
     ):
         self._line = ProgressLine(stream, plain_every_seconds, shown)
         self._total, self._label = total_steps, label
+        self._first_step = start_step + 1
         self._step, self._tokens = start_step, 0.0
         self._reported_step = start_step
         self._reported_at = time.monotonic()
@@ -48,11 +49,16 @@ class Progress:
         now = time.monotonic()
         elapsed = now - self._reported_at
         rate = (step - self._reported_step) / max(elapsed, 1e-9)
+        if step == self._first_step:
+            pace = f"compiled and made the first step in {clock(elapsed)}"
+        else:
+            pace = (
+                f"{rate:.2f} steps/s  {self._tokens / max(elapsed, 1e-9):,.0f} target "
+                f"tokens/s  {clock((self._total - step) / max(rate, 1e-9))} left"
+            )
         self._line.draw(
             f"{self._label} {step}/{self._total} "
-            f"({100 * step / max(self._total, 1):.0f}%)  loss {loss:.4f}  "
-            f"{rate:.2f} steps/s  {self._tokens / max(elapsed, 1e-9):,.0f} target "
-            f"tokens/s  {clock((self._total - step) / max(rate, 1e-9))} left",
+            f"({100 * step / max(self._total, 1):.0f}%)  loss {loss:.4f}  {pace}",
             done=step / max(self._total, 1),
         )
         self._reported_step, self._reported_at, self._tokens = step, now, 0.0

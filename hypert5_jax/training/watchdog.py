@@ -20,7 +20,7 @@ import jax
 from etils import epath
 
 from hypert5_jax.checkpoints.whole_files import write_whole
-from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.errors import StorageError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -141,5 +141,5 @@ class Watchdog:
             name = f"step_{step}_host_{jax.process_index()}.txt"
             try:
                 write_whole(self._directory / FOLDER / name, text)
-            except UserError as error:
+            except (UserError, StorageError) as error:
                 log.warning("%s", error)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import types
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from hypert5_jax.checkpoints.store import CheckpointConfig, CheckpointStore
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.reporting.writers import JsonlWriter, TensorBoardWriter
 from hypert5_jax.training.loop import TrainConfig, train
+from hypert5_jax.training.meter import Meter
 from hypert5_jax.training.progress import Progress
 from hypert5_jax.training.schedules import ScheduleConfig
 from tests.training import toy
@@ -139,6 +141,20 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_the_first_step_and_its_compilation_are_in_no_rate(monkeypatch):
+    now = 0.0
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("hypert5_jax.training.progress.time", clock)
+    progress = Progress(10, 0, shown=False)
+    meter = Meter(progress, lambda _: 0.1, str, max_skips=0)
+    sums = dict.fromkeys(("loss", "z_loss", "correct", "grad_norm", "weight"), 4.0)
+    for step, now in ((1, 100.0), (2, 102.0), (3, 104.0)):
+        meter.add(step, sums)
+    row = meter.row(3)
+    assert row["speed/steps_per_second"] == 0.5
+    assert row["speed/target_tokens_per_second"] == 2.0
+
+
 def test_progress_is_plain_lines_or_one_line_redrawn():
     plain = io.StringIO()
     progress = Progress(10, 0, stream=plain, plain_every_seconds=0.0)
@@ -147,8 +163,10 @@ def test_progress_is_plain_lines_or_one_line_redrawn():
     progress.close()
     lines = plain.getvalue().splitlines()
     assert len(lines) == 2 and "\r" not in plain.getvalue()
-    for part in ("2/10", "loss 2.5000", "steps/s", "target tokens/s", "left"):
-        assert part in lines[1]
+    assert lines[0].startswith("train 1/10 (10%)  loss 2.5000  compiled and made the")
+    assert "loss 2.5000" in lines[1]
+    for part in ("2/10", "steps/s", "target tokens/s", "left"):
+        assert part in lines[1] and part not in lines[0]
 
     terminal = Terminal()
     progress = Progress(1, 0, stream=terminal)
