@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from etils import epath
 
+from hypert5_jax.core import storage
 from hypert5_jax.core.errors import UserError
 
 PARTIAL = ".partial"
@@ -21,7 +22,7 @@ def write_whole(file: epath.Path, content: str | bytes) -> None:
     """Writes a file, local or gs://, and makes its folder.
 
     Raises:
-      UserError: it cannot be written.
+      UserError, StorageError: it cannot be written.
     """
     with whole_stream(file) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
@@ -32,7 +33,7 @@ def whole_stream(file: epath.Path) -> Iterator[BinaryIO]:
     """A stream to write to; it becomes `file`, local or gs://, when the block ends.
 
     Raises:
-      UserError: it cannot be written.
+      UserError, StorageError: it cannot be written.
     """
     temporary = file.with_name(file.name + PARTIAL)
     with _telling(file):
@@ -46,7 +47,7 @@ def require_writable(file: epath.Path) -> None:
     """Finds out before long work whether `file` can be written; makes its folder.
 
     Raises:
-      UserError: it cannot, or a folder is there.
+      UserError, StorageError: it cannot, or a folder is there.
     """
     if file.is_dir():
         raise UserError(f"cannot write {file}: it is a folder; name a file")
@@ -62,7 +63,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A path to write to; it becomes `path` when the block ends, or goes when it fails.
 
     Raises:
-      UserError: it cannot be written.
+      UserError, StorageError: it cannot be written.
     """
     target = _local(path)
     temporary = target.with_name(target.name + PARTIAL)
@@ -82,7 +83,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     Whatever was at `path` goes in the moment the new folder is whole.
 
     Raises:
-      UserError: it cannot be written.
+      UserError, StorageError: it cannot be written.
     """
     target = _local(path)
     temporary = target.with_name(target.name + PARTIAL)
@@ -162,4 +163,4 @@ def _telling(target: Path | epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+        raise storage.failed(f"cannot write {target}", error) from error

@@ -73,10 +73,10 @@ def failed(what: str, error: BaseException) -> UserError | StorageError:
     if _is_to_be_mended(error):
         return UserError(
             f"{what}: {reason(error)}; free some space (or mend what is said here) and "
-            "run the same command again: it goes on"
+            "run the same command again"
         )
     return StorageError(
-        f"{what}: {reason(error)}; this may pass: run the same command again, it goes on"
+        f"{what}: {reason(error)}; this may pass: run the same command again"
     )
 
 

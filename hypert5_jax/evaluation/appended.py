@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
+from hypert5_jax.core import storage
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation.results import Json
 
@@ -21,8 +22,8 @@ class AppendedLines:
       path: a local file; it and its folder are made.
 
     Raises:
-      UserError: it cannot be written, another process has it, or a line that is not the
-        last is no JSON.
+      UserError: another process has it, or a line that is not the last is no JSON.
+      UserError, StorageError: it cannot be written.
     """
 
     def __init__(self, path: str | Path):
@@ -31,9 +32,7 @@ class AppendedLines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = self.path.open("a+b")
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror or error}"
-            ) from error
+            raise storage.failed(f"cannot write {self.path}", error) from error
         try:
             # The system lets go of it for a process that is killed.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +63,7 @@ class AppendedLines:
         """Writes lines at the end, all of them at once.
 
         Raises:
-          UserError: they cannot be written.
+          UserError, StorageError: they cannot be written.
         """
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         try:
@@ -72,10 +71,7 @@ class AppendedLines:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror or error}; the same command "
-                "continues once there is room"
-            ) from error
+            raise storage.failed(f"cannot write {self.path}", error) from error
         self.lines += lines
 
     def __enter__(self) -> Self:

@@ -16,6 +16,7 @@ from etils import epath
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save
 
+from hypert5_jax.core import storage
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.phi import types
 from hypert5_jax.phi.spec import (
@@ -59,8 +60,9 @@ def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
     """Writes φ, whole or not at all.
 
     Raises:
-      UserError: φ's shapes are not those of the header, a value is not finite, a file is
-        there that holds no φ, or the file cannot be written.
+      UserError: φ's shapes are not those of the header, a value is not finite, or a
+        file is there that holds no φ.
+      UserError, StorageError: the file cannot be written.
     """
     require_phi_or_nothing(path)
     arrays = {name: jnp.asarray(array) for name, array in types.named_arrays(phi)}
@@ -88,7 +90,7 @@ def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
         temporary.write_bytes(save(arrays, metadata=text))
         temporary.replace(target)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise storage.failed(f"cannot write {path}", error) from error
 
 
 def require_phi_or_nothing(path: str) -> None:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 import hypert5_jax
 from hypert5_jax.adapting.examples import is_whole
-from hypert5_jax.core.errors import UserError
+from hypert5_jax.core.errors import StorageError, UserError
 from hypert5_jax.serving.bank import BadName, NoSuchTask, Replaced, TaskExists
 from hypert5_jax.serving.batcher import Closed, Full, Late
 from hypert5_jax.serving.gate import Gate, Limits
@@ -109,6 +109,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (Replaced, 409),
     (BadName, 422),
     (UserError, 422),
+    (StorageError, 503),
     (Full, 429),
     (Closed, 503),
     (Late, 504),
@@ -120,7 +121,7 @@ _PROBLEMS = {
     413: "the body is too large",
     422: "what was given cannot be used",
     429: "too many requests wait: try again after `Retry-After` seconds",
-    503: "shutting down",
+    503: "shutting down, or the bank's storage does not answer",
     504: "no answer in time",
 }
 

@@ -17,7 +17,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hypert5_jax.core.errors import UserError
+from hypert5_jax.core import storage
+from hypert5_jax.core.errors import StorageError, UserError
 from hypert5_jax.phi import files, types
 from hypert5_jax.phi.spec import DECODER_CROSS, PrefixSpec, Site, Spec, phi_shapes
 
@@ -169,7 +170,8 @@ class Bank:
         Raises:
           BadName, TaskExists: see `replace`.
           UserError: φ of another base model or of other shapes, values that are not
-            finite, or a folder that cannot be written.
+            finite.
+          UserError, StorageError: the folder cannot be written.
         """
         final = self._file(check_name(name))
         if header.base_model != self.base_model:
@@ -194,13 +196,12 @@ class Bank:
             raise TaskExists(
                 f"there is a task {name!r}: choose another name, or ask to replace it"
             ) from None
-        except UserError as error:
+        except (UserError, StorageError) as error:
             what = str(error).replace(str(beside), f"task {name!r}")
-            raise UserError(what) from error
+            raise type(error)(what) from error
         except OSError as error:
-            raise UserError(
-                f"cannot write task {name!r} to the bank: {error.strerror or error}"
-            ) from error
+            what = f"cannot write task {name!r} to the bank"
+            raise storage.failed(what, error) from error
         finally:
             beside.unlink(missing_ok=True)
         return StoredPhi(name, found.st_ino, found.st_mtime_ns, found.st_size)
@@ -210,13 +211,13 @@ class Bank:
 
         Raises:
           BadName, NoSuchTask: as `find`.
-          UserError: the folder cannot be written.
+          UserError, StorageError: the folder cannot be written.
         """
         self.find(name)
         try:
             self._file(name).unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"cannot delete task {name!r}: {error.strerror}") from error
+            raise storage.failed(f"cannot delete task {name!r}", error) from error
 
     def _own_arrays(self, phi: types.Phi) -> types.Phi:
         """φ without the cross-attention that only repeats the decoder's own prefix."""

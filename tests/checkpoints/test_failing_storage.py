@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 
 import numpy as np
 import pytest
@@ -10,12 +11,20 @@ from etils import epath
 
 from hypert5_jax.checkpoints import manifest
 from hypert5_jax.checkpoints.store import CheckpointConfig, CheckpointStore, load_params
+from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.config import cli
 from hypert5_jax.core import storage
 from hypert5_jax.core.errors import StorageError, UserError
+from hypert5_jax.evaluation.appended import AppendedLines
+from hypert5_jax.phi.files import PhiHeader, save_phi
+from hypert5_jax.phi.spec import PrefixSpec, phi_shapes
 from hypert5_jax.reporting.writers import JsonlWriter
+from tests.models import TINY, random_tree
 
 ARRAYS = {"a": np.ones(2, np.float32)}
+SPEC = PrefixSpec(1)
+PHI = random_tree(phi_shapes(SPEC, TINY.sites, 1), 0)
+HEADER = PhiHeader(SPEC, TINY.sites, "a" * 64, "a test")
 LOCAL = type(epath.Path("/x"))
 PASSING = [errno.ESTALE, errno.EIO, errno.EMFILE, errno.ECONNRESET, errno.ETIMEDOUT]
 TO_BE_MENDED = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS]
@@ -172,14 +181,31 @@ def test_only_what_a_person_must_mend_ends_with_code_2(
     fail("write_text", "/2/manifest.json.unfinished", error_of(code))
     fail("mkdir", "/nowhere", error_of(code))
     rows = JsonlWriter(tmp_path / "nowhere" / "metrics.jsonl")
+    file = tmp_path / "nowhere" / "file"
     for work, where in (
-        (lambda: save(store, 2), "step 2 could not .*checkpoint: step 1"),
+        (lambda: save(store, 2), "step 2 could not .*: step 1"),
         (lambda: rows.write(1, {}), "cannot write metrics to .*metrics.jsonl"),
+        (lambda: write_whole(epath.Path(file), ""), f"cannot write {file}"),
+        (lambda: save_phi(str(file), PHI, HEADER), f"cannot write {file}"),
     ):
         number, said = ended(work, capsys)
         assert number == expected, said
+        assert re.search(where, said), said
         assert ("free some space" in said) == (expected == 2), said
         assert os.strerror(code) in said and "run the same command again" in said
+
+
+@pytest.mark.parametrize(("code", "expected"), [(errno.EIO, 1), (errno.ENOSPC, 2)])
+def test_lines_that_cannot_be_appended_end_alike(
+    tmp_path, monkeypatch, capsys, code, expected
+):
+    def failing(_):
+        raise error_of(code)
+
+    with AppendedLines(tmp_path / "lines") as lines:
+        monkeypatch.setattr(os, "fsync", failing)
+        number, said = ended(lambda: lines.append([{}]), capsys)
+    assert number == expected and f"cannot write {tmp_path / 'lines'}" in said
 
 
 @pytest.mark.parametrize(("code", "kind"), [(28, UserError), (5, StorageError)])
