@@ -19,6 +19,8 @@ from etils import epath
 
 from hypert5_jax.adapting import description
 from hypert5_jax.adapting.description import Description
+from hypert5_jax.checkpoints.store import steps_in
+from hypert5_jax.checkpoints.whole_files import write_whole
 from hypert5_jax.config import cli, gin_files, registry
 from hypert5_jax.config.quickstart_cases import Data, numbered_tasks
 from hypert5_jax.config.quickstart_judgement import judge_documents, judge_tasks
@@ -40,6 +42,7 @@ from hypert5_jax.preparation.quickstart import corpus, vocabulary
 from hypert5_jax.reporting.quickstart_report import markdown, write_report
 from hypert5_jax.reporting.writers import JsonlWriter
 from hypert5_jax.training.initial import InitialConfig, initial_params
+from hypert5_jax.training.interruption import Interruption
 from hypert5_jax.training.loop import train
 from hypert5_jax.training.state import InitialParams, random_params
 
@@ -80,12 +83,14 @@ def main(argv: Sequence[str]) -> int:
 
     # 3. training and evaluation, once per seed
     tables = []
-    for seed in run.seeds:
-        table = run_seed(run, data, home / f"seed_{seed}", seed, clock)
-        if table is None:
-            print("stopped; the same command continues from there")
-            return 0
-        tables.append(table)
+    with Interruption() as interruption:
+        for seed in run.seeds:
+            place = home / f"seed_{seed}"
+            table = run_seed(run, data, place, seed, clock, interruption)
+            if table is None:
+                print("stopped; the same command continues from there")
+                return 0
+            tables.append(table)
 
     # 4. the table of all seeds
     about = {
@@ -128,7 +133,12 @@ def prepare(run: QuickstartRun, home: Path) -> Data:
 
 
 def run_seed(
-    run: QuickstartRun, data: Data, home: Path, seed: int, clock: Clock
+    run: QuickstartRun,
+    data: Data,
+    home: Path,
+    seed: int,
+    clock: Clock,
+    interruption: Interruption,
 ) -> dict | None:
     """All stages of one seed; its table, or None if SIGTERM stopped it."""
     # The base: a T5 that has read text, frozen from here on.
@@ -144,9 +154,8 @@ def run_seed(
         )
 
     def stage(name: str, system: System, settings: Stage, mixture: str, begin) -> Any:
-        title = f"seed {seed}: {name}, {settings.steps} steps"
-        return clock(
-            title,
+        params = clock(
+            f"seed {seed}: {name}, {settings.steps} steps",
             lambda: train_stage(
                 system,
                 settings,
@@ -157,6 +166,8 @@ def run_seed(
                 notes=f"neighbour_bias={run.neighbour_bias}",
             ),
         )
+        # SIGTERM may have come after the last step, as while that one was saved.
+        return None if interruption.asked() else params
 
     first = stage("first", base_system, run.first, "first", fresh)
     if first is None:
@@ -183,13 +194,17 @@ def run_seed(
         return None
 
     # The judgement: same targets, same frozen T5, φ from different places.
+    learned = clock(
+        f"seed {seed}: learn φ per task (ceiling)",
+        lambda: learn_phi(run, tuned, data, home, seed),
+    )
+    if learned is None or interruption.asked():
+        return None
     table = clock(
-        f"seed {seed}: learn φ per task (ceiling) and evaluate",
+        f"seed {seed}: evaluate",
         lambda: {
             "documents": documents,
-            **judge_tasks(
-                run, system, tuned, data, learn_phi(run, tuned, data, home, seed)
-            ),
+            **judge_tasks(run, system, tuned, data, learned),
         },
     )
     write_report(home, [table], {"seeds": [seed], "seconds": clock.seconds})
@@ -232,17 +247,18 @@ def remember(directory: Path, settings: list[str]) -> None:
     """Notes what a stage is trained with, so that another is not taken for it.
 
     Raises:
-      UserError: the folder holds a stage of other settings.
+      UserError: the folder holds checkpoints of a stage of other settings.
     """
     digest = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:16]
     note = directory / "settings.json"
-    if note.exists() and json.loads(note.read_text())["digest"] != digest:
+    trained = bool(steps_in(directory)) and note.exists()
+    if trained and json.loads(note.read_text())["digest"] != digest:
         raise UserError(
             f"{directory} was trained with other settings; give --gin.OUTPUT_DIR "
             "another folder, or remove this one"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"digest": digest, "settings": settings}, indent=1))
+    text = json.dumps({"digest": digest, "settings": settings}, indent=1)
+    write_whole(epath.Path(note), text)
 
 
 def around_base(

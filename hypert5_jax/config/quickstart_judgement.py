@@ -46,11 +46,11 @@ def judge_tasks(
     system: System,
     params: dict[str, Any],
     data: Data,
-    learned: Phi | None,
+    learned: Phi,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """{group: {column: scores}} of training tasks, held-out tasks, held-out family.
 
-    `learned` holds a φ for each case, the ceiling; without it there is no such column.
+    `learned` holds a φ for each case, the ceiling.
     """
     row = replace(run.tune.row_format("hypermodel"), min_shots=None)
     listed = list_cases(run, data, row)
@@ -65,13 +65,12 @@ def judge_tasks(
         for kind in KINDS
     }
     tallies["none"] = judge(plain, cases["right"], shape, None)
-    if learned is not None:
-        tallies["learned"] = judge(
-            scorer,
-            cases["right"],
-            shape,
-            lambda _, start: slice_phi(learned, start, shape.cases),
-        )
+    tallies["learned"] = judge(
+        scorer,
+        cases["right"],
+        shape,
+        lambda _, start: slice_phi(learned, start, shape.cases),
+    )
     needs_pairs = {task.name for task in all_tasks() if task.needs_pairs}
     heldout = _of_group(groups, "heldout")
     chosen = {
