@@ -86,6 +86,7 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
         "data_about": opened.mixture.about,
         "cut": opened.cut,
         "config": config_text,
+        "trained_with": begin.trained_with,
     }
     place = folder.write_results(results)
     print(table_text(results))

@@ -26,7 +26,8 @@ class Result:
       contexts: {kind of context: its tables, as evaluate writes them}.
       settings: what decides its scores.
       checkpoint: what was judged.
-      config: the gin text that evaluate was given.
+      config: the gin text the judged run was trained with, if its checkpoint had it;
+        else what evaluate was given.
       data_about: {source of data: {fact: text}}, what the data say of themselves.
       parameters: {group: how many}.
     """
@@ -161,7 +162,7 @@ def read_result(file: epath.Path) -> Result:
         contexts or {},
         settings,
         about.get("checkpoint"),
-        about.get("config") or "",
+        about.get("trained_with") or about.get("config") or "",
         about.get("data_about") or {},
         about.get("parameters") or {},
     )

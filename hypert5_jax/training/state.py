@@ -57,10 +57,13 @@ class InitialParams:
     Attributes:
       params: {group: tree of arrays}, every group of the system.
       origins: {group: text}, such as a checkpoint's path or "random, seed 0".
+      trained_with: the configuration of the run whose checkpoint it is, where they are
+        judged as it left them.
     """
 
     params: Params
     origins: Mapping[str, str]
+    trained_with: str | None = None
 
 
 def partition(params: Params, trainable: tuple[str, ...], frozen_dtype: str):

@@ -1,5 +1,6 @@
 """The parameters of a trained system, from the checkpoint that is judged."""
 
+import dataclasses
 import re
 
 from hypert5_jax.checkpoints import any_t5, store
@@ -61,7 +62,8 @@ def trained_params(
             base, seed = None, int(chance[1])
     own = checkpoint_path if adapted else None
     config = InitialConfig(base, own, allow_random=base is None)
-    return initial_params(system, config, seed, vocabulary)
+    found = initial_params(system, config, seed, vocabulary)
+    return dataclasses.replace(found, trained_with=about["config"] or None)
 
 
 def hold(system: System, params: dict, frozen_dtype: str) -> dict:

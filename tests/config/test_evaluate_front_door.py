@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from etils import epath
 
 from hypert5_jax import evaluate, train
 from hypert5_jax.config import cli, evaluation
@@ -15,6 +16,8 @@ from hypert5_jax.evaluation import averages, protocols
 from hypert5_jax.evaluation.averages import TaskScores
 from hypert5_jax.preparation.manifest import Source, write_manifest
 from hypert5_jax.preparation.writer import Item, write_unit
+from hypert5_jax.reporting.comparable import training_config
+from hypert5_jax.reporting.result_files import read_result
 from tests.config.tiny_run import SIZES, TRAIN
 from tests.killed import kill_when
 
@@ -131,6 +134,10 @@ def test_a_p3_table_with_everything_to_repeat_it(home, tmp_path, capsys):
     assert about["settings"]["versions"]["jax"] and about["data"]["toy/test"]
     assert str(home / "hyper") in about["origins"]["hypermodel"]
     assert str(home / "base") in about["origins"]["downstream"]
+    # Not what this command says of training, which is nothing.
+    assert about["trained_with"] == (home / "hyper" / "config.gin").read_text()
+    read = read_result(epath.Path(out / "results.json"))
+    assert training_config(read) == about["trained_with"]
 
 
 def test_groups_that_are_no_columns_of_the_protocol_are_printed():
