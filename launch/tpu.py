@@ -17,6 +17,7 @@ docs/tpu.md is the way from an empty project to results.
 import argparse
 import math
 import re
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,7 +86,10 @@ def _begin(
             max_hours=args.max_hours,
             keep=args.keep,
         )
-        return _rehearse(watch) if args.dry_run else watch.run()
+        if args.dry_run:
+            return _rehearse(watch)
+        _end_like_control_c()
+        return watch.run()
     if any(status.word == "running" for status in machine.statuses() or []):
         raise UsersMistake(
             f"a run is on {machine.name} already; `tpu.py stop` it before its code is "
@@ -169,6 +173,13 @@ def _state(machine: Machine) -> int:
     if state is State.READY or machine.shell.dry_run:
         return machine.script("status")
     return 0
+
+
+def _end_like_control_c() -> None:
+    """Lets SIGTERM and a closed terminal say, too, that the machine is left and costs."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 def _rehearse(watch: Watch) -> int:

@@ -121,6 +121,9 @@ class Fakes:
         # A shell that put the tests into the background made them, and what they start,
         # deaf to Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # And nohup to a closed terminal. A child does not inherit a handler.
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, lambda *_: None)
         return subprocess.Popen(
             [sys.executable, "-S", str(ROOT / "launch" / script), *arguments],
             cwd=self.place,

@@ -166,13 +166,16 @@ def test_a_machine_never_reached_is_deleted_only_if_we_made_it(
     assert not fakes.calls("on_worker.sh start")
 
 
-def test_control_c_leaves_the_run_alone_and_says_what_it_costs(fakes: Fakes) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_control_c_leaves_the_run_alone_and_says_what_it_costs(
+    fakes: Fakes, number: signal.Signals
+) -> None:
     fakes.answer(MACHINE, "echo ACTIVE")
     fakes.answer(NODE, "echo READY")
     fakes.answer(STATUS, said("running"))
     process = fakes.start("tpu.py", *WATCH)
     fakes.until("on_worker.sh status", 3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "tpu.py delete" in out and "costs" in out
