@@ -163,4 +163,4 @@ def _telling(target: Path | epath.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage.failed(f"cannot write {target}", error) from error
+        raise storage.unwritable(target, error) from error

@@ -80,6 +80,16 @@ def failed(what: str, error: BaseException) -> UserError | StorageError:
     )
 
 
+def unwritable(place: str | os.PathLike, error: OSError) -> UserError | StorageError:
+    """As `failed`, for a place that the caller named and whose folders were made first.
+
+    One that is missing even so cannot be made (as in /proc), or a file is in its place.
+    """
+    if isinstance(error, (*MISSING, FileExistsError, IsADirectoryError)):
+        return UserError(f"cannot write {place}: {reason(error)}; choose another place")
+    return failed(f"cannot write {place}", error)
+
+
 def reason(error: BaseException) -> str:
     """The error in a line; of TensorStore's call chain only what the system said."""
     if code := re.search(_TENSORSTORE, str(error)):

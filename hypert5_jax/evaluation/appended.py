@@ -32,7 +32,7 @@ class AppendedLines:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file: IO[bytes] = self.path.open("a+b")
         except OSError as error:
-            raise storage.failed(f"cannot write {self.path}", error) from error
+            raise storage.unwritable(self.path, error) from error
         try:
             # The system lets go of it for a process that is killed.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,7 +71,7 @@ class AppendedLines:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise storage.failed(f"cannot write {self.path}", error) from error
+            raise storage.unwritable(self.path, error) from error
         self.lines += lines
 
     def __enter__(self) -> Self:

@@ -90,7 +90,7 @@ def save_phi(path: str, phi: types.Phi, header: PhiHeader) -> None:
         temporary.write_bytes(save(arrays, metadata=text))
         temporary.replace(target)
     except OSError as error:
-        raise storage.failed(f"cannot write {path}", error) from error
+        raise storage.unwritable(path, error) from error
 
 
 def require_phi_or_nothing(path: str) -> None:

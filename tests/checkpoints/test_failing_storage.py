@@ -208,6 +208,13 @@ def test_lines_that_cannot_be_appended_end_alike(
     assert number == expected and f"cannot write {tmp_path / 'lines'}" in said
 
 
+@pytest.mark.parametrize("place", ["/proc/none/file", f"{__file__}/file"])
+@pytest.mark.parametrize("write", [AppendedLines, lambda p: write_whole(p, "")])
+def test_a_place_that_cannot_be_is_the_callers_mistake(capsys, write, place):
+    number, said = ended(lambda: write(epath.Path(place)), capsys)
+    assert number == 2 and f"cannot write {place}" in said and "another place" in said
+
+
 @pytest.mark.parametrize(("code", "kind"), [(28, UserError), (5, StorageError)])
 def test_tensorstores_errors_are_told_apart_by_the_systems(code, kind):
     error = ValueError(f"UNKNOWN: Error writing \"a\" [os_error_code='{code}']")
