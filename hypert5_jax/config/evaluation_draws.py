@@ -17,7 +17,7 @@ from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.contexts import ContextDraw, draw_examples
 from hypert5_jax.data.prepared import PreparedMixture, PreparedTask
 from hypert5_jax.data.rows import RowFormat
-from hypert5_jax.evaluation.results import file_name, write_whole
+from hypert5_jax.evaluation.results import file_name, read_object, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Draws:
         """The draw of a task and seed, read or made and written.
 
         Raises:
-          UserError: the file is of other data or settings.
+          UserError: the file is of other data or settings, or damaged.
         """
         mixture = self.mixture
         folder = self.directory / f"{mixture.name}-{mixture.split}"
@@ -74,7 +74,7 @@ class Draws:
         }
 
     def _read(self, file: epath.Path, identity: dict[str, Any]) -> ContextDraw:
-        record = json.loads(file.read_text())
+        record = read_object(file, "delete it, and it is drawn again")
         differing = {
             name: (record.get(name), value)
             for name, value in identity.items()

@@ -1,7 +1,6 @@
 """One evaluation from its opened data to results.json, for every front door that judges."""
 
 import dataclasses
-import json
 
 from etils import epath
 
@@ -12,7 +11,12 @@ from hypert5_jax.config.evaluation_data import OpenedEvaluation
 from hypert5_jax.config.evaluation_report import report, settings, table_text
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.evaluation.results import Json, ResultsFolder, write_whole
+from hypert5_jax.evaluation.results import (
+    Json,
+    ResultsFolder,
+    read_object,
+    write_whole,
+)
 from hypert5_jax.inference.answering import Answerer
 from hypert5_jax.parallel import hosts
 from hypert5_jax.parallel.agreement import require_same_parameters
@@ -96,11 +100,15 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
 
 
 def results_of(run: EvaluateRun) -> Json | None:
-    """The results this evaluation wrote before, if any."""
+    """The results this evaluation wrote before, if any.
+
+    Raises:
+      UserError, StorageError: they cannot be read.
+    """
     file = epath.Path(run.output_dir or "") / "results.json"
     if run.output_dir is None or not file.exists():
         return None
-    return json.loads(file.read_text())
+    return read_object(file, "delete it, and it is written again")
 
 
 def _answerer(opened: OpenedEvaluation, begin: InitialParams) -> Answerer:

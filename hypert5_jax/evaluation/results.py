@@ -16,6 +16,7 @@ from typing import Any
 from etils import epath
 
 from hypert5_jax.checkpoints.whole_files import write_whole
+from hypert5_jax.core import storage
 from hypert5_jax.core.errors import UserError
 
 Json = dict[str, Any]
@@ -34,15 +35,21 @@ class ResultsFolder:
           settings: JSON values that decide the scores.
 
         Raises:
-          UserError: other settings, named one by one; or the folder cannot be written.
+          UserError: other settings, named one by one, or damaged ones; or the folder
+            cannot be written.
         """
         file = self.directory / "settings.json"
         claim(file, settings, str(self.directory), "OUTPUT_DIR")
 
     def unit(self, task: str, context: str, seed: int) -> Json | None:
-        """The scores of a finished unit, or None."""
+        """The scores of a finished unit, or None.
+
+        Raises:
+          UserError, StorageError: they cannot be read.
+        """
         file = self._file(task, context, seed)
-        return json.loads(file.read_text()) if file.exists() else None
+        advice = "delete it, and the task is judged again"
+        return read_object(file, advice) if file.exists() else None
 
     def write_unit(
         self,
@@ -77,6 +84,27 @@ def file_name(task: str) -> str:
     return f"{plain.lstrip('.')}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 
+def read_object(file: epath.Path, advice: str) -> Json:
+    """The JSON object that a file holds.
+
+    Args:
+      file: one that is there.
+      advice: what to do where it is damaged.
+
+    Raises:
+      UserError, StorageError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except OSError as error:
+        raise storage.failed(f"cannot read {file}", error) from error
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: no JSON ({error}); {advice}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is damaged: it holds no JSON object; {advice}")
+    return found
+
+
 def claim(file: epath.Path, settings: Json, results: str, setting: str) -> None:
     """Notes with which settings results are made, or checks that they are the same.
 
@@ -87,13 +115,15 @@ def claim(file: epath.Path, settings: Json, results: str, setting: str) -> None:
       setting: that names their place.
 
     Raises:
-      UserError: other settings, named one by one; or the note cannot be written.
+      UserError: other settings, named one by one; or the note is damaged, or cannot
+        be written.
     """
     settings = json.loads(json.dumps(settings))
     if not file.exists():
         write_whole(file, json.dumps(settings, indent=1) + "\n")
         return
-    differing = list(_differences(json.loads(file.read_text()), settings))
+    then = read_object(file, f"put it back, or choose another {setting}")
+    differing = list(_differences(then, settings))
     if differing:
         raise UserError(
             f"{results} holds results of other settings: {'; '.join(differing[:5])}. "

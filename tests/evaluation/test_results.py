@@ -1,0 +1,29 @@
+"""The folder of an evaluation: what is damaged there is named, with what to do."""
+
+import pytest
+from etils import epath
+
+from hypert5_jax.config.evaluation_draws import Draws
+from hypert5_jax.core.errors import UserError
+from hypert5_jax.data.rows import RowFormat
+from hypert5_jax.evaluation.results import ResultsFolder
+
+
+@pytest.mark.parametrize("text", ["", '{"task": ', "[]", "\xff"])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path, text):
+    def damaged(name, words):
+        file = epath.Path(tmp_path / name)
+        file.write_bytes(text.encode("latin-1"))
+        return pytest.raises(UserError, match=f"{file} is damaged: .*; {words}")
+
+    folder = ResultsFolder(tmp_path)
+    folder.claim({"limit": 1})
+    folder.write_unit("t0", "real", 0, {"task": "t0"}, None)
+    with damaged("settings.json", "put it back, or choose another OUTPUT_DIR"):
+        folder.claim({"limit": 1})
+    with damaged("tasks/t0/real-0.json", "delete it, and the task is judged again"):
+        folder.unit("t0", "real", 0)
+    lengths = {"hyper_inputs": 8, "inputs": 8, "targets": 8}
+    draws = Draws(epath.Path(tmp_path), None, RowFormat(lengths), None, False)
+    with damaged("0.json", "delete it, and it is drawn again"):
+        draws._read(epath.Path(tmp_path / "0.json"), {"task": "t0"})
