@@ -20,7 +20,7 @@ from hypert5_jax.config.tune_sweep import Sweep, cells_of
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.evaluation.appended import AppendedLines
-from hypert5_jax.evaluation.results import ResultsFolder, write_whole
+from hypert5_jax.evaluation.results import ResultsFolder
 from hypert5_jax.hyper.system import System
 from hypert5_jax.hyper.variants import Variant
 from hypert5_jax.parallel import hosts, rules
@@ -63,8 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
     # 3. the folder: what is in it was made with the same settings
     mark = fingerprints(begin.params)["downstream"]
-    ResultsFolder(folder).claim(settings(run, tasks, sources, mark))
-    write_whole(folder / "config.gin", config_text)
+    ResultsFolder(folder).claim(settings(run, tasks, sources, mark), config_text)
 
     # 4. the runs, cell by cell
     with AppendedLines(folder / "cells.jsonl") as lines:

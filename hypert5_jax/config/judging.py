@@ -11,12 +11,7 @@ from hypert5_jax.config.evaluation_data import OpenedEvaluation
 from hypert5_jax.config.evaluation_report import report, settings, table_text
 from hypert5_jax.core import trees
 from hypert5_jax.core.errors import UserError
-from hypert5_jax.evaluation.results import (
-    Json,
-    ResultsFolder,
-    read_object,
-    write_whole,
-)
+from hypert5_jax.evaluation.results import Json, ResultsFolder, read_object
 from hypert5_jax.inference.answering import Answerer
 from hypert5_jax.parallel import hosts
 from hypert5_jax.parallel.agreement import require_same_parameters
@@ -39,8 +34,9 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
       Whether it came to its end; False if SIGTERM stopped it. Called again, it goes on.
 
     Raises:
-      UserError: no folder for results, or one with results of other settings; no
-        checkpoint, or one of another system, or not the same on all hosts.
+      UserError: no folder for results, or one with results of other settings or the
+        configuration of something else; no checkpoint, or one of another system, or
+        not the same on all hosts.
     """
     run = opened.run
     if run.output_dir is None:
@@ -65,8 +61,7 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
         require_same_parameters(marks)
         decides = settings(run, opened.mixture, marks)
         if hosts.is_writer():
-            folder.claim(decides)
-            write_whole(epath.Path(run.output_dir) / "config.gin", config_text)
+            folder.claim(decides, config_text)
 
         # 3. judging, unit by unit
         evaluation = Evaluation(opened, answerer, folder, stop=interruption.asked)

@@ -1,6 +1,7 @@
 """The folder of an evaluation: what is done stays, and nothing else is mixed in.
 
 settings.json                       what all results here have in common
+config.gin                          the configuration
 tasks/{task}/{context}-{seed}.json  scores of one task under one context; written
                                     last, so it is there or not there
 tasks/{task}/{context}-{seed}.jsonl its predictions
@@ -28,18 +29,27 @@ class ResultsFolder:
     def __init__(self, directory: str | epath.Path):
         self.directory = epath.Path(directory)
 
-    def claim(self, settings: Json) -> None:
-        """Makes the folder, or checks that what it holds was made with these settings.
+    def claim(self, settings: Json, config_text: str) -> None:
+        """Makes the folder, or checks that what it holds was made with these settings;
+        keeps the configuration there.
 
         Args:
           settings: JSON values that decide the scores.
+          config_text: the configuration.
 
         Raises:
-          UserError: other settings, named one by one, or damaged ones; or the folder
-            cannot be written.
+          UserError: other settings, named one by one, or damaged ones; no results, but
+            the configuration of something else; or the folder cannot be written.
         """
-        file = self.directory / "settings.json"
+        file, config = (self.directory / n for n in ("settings.json", "config.gin"))
+        if not file.exists() and config.exists() and config.read_text() != config_text:
+            raise UserError(
+                f"{self.directory} holds no results, but the config.gin of something "
+                "else, such as a training run, which would be lost; choose another "
+                "OUTPUT_DIR"
+            )
         claim(file, settings, str(self.directory), "OUTPUT_DIR")
+        write_whole(config, config_text)
 
     def unit(self, task: str, context: str, seed: int) -> Json | None:
         """The scores of a finished unit, or None.
