@@ -23,7 +23,8 @@ class Filled:
       name: of the table.
       columns: in order; those of the paper, or those the results have.
       scores: {(row, column): score} under the real context.
-      contexts: {(row, kind of context): headline}, real and others, where there is one.
+      contexts: {(row, kind of context): headline}, real and others, where all seeds of
+        the row have one.
       results: what it was made from.
       left_out: which results fill no cell, and why.
     """
@@ -166,8 +167,9 @@ def _missing_groups(result: Result) -> str:
 
 
 def _headline(result: Result, context: str) -> Score | None:
-    """The one number of a context; P3's is missing until all its columns are there."""
-    table = result.contexts[context]
+    """The one number of a context; P3's is missing until all its columns are there,
+    and all are where it was not judged."""
+    table = result.contexts.get(context, {})
     if "headline" not in table:
         return None
     return _score(result, "headline", table["headline"])

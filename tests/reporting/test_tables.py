@@ -124,6 +124,26 @@ def test_other_contexts_stand_beside_the_real_one(tmp_path):
     )
 
 
+@pytest.mark.parametrize("with_empty", [0, 1])
+def test_a_context_that_only_one_seed_was_judged_under_has_no_number(
+    tmp_path, with_empty
+):
+    for seed in (0, 1):
+        empty = {"empty": {"headline": numbers(30)}} if seed == with_empty else {}
+        write_result(
+            tmp_path / str(seed),
+            context=50 + seed,
+            table="table_4",
+            column="Def",
+            config=TRAINING.format(seed=seed),
+            contexts=empty,
+            parameters={"hypermodel": str(seed)},
+        )
+    table = read_numbers(tmp_path).filled["table_4"]
+    assert table.scores["HyperT5-Prefix", "Def"].values == (50.0, 51.0)
+    assert [kind for _, kind in table.contexts] == ["real"]
+
+
 def test_a_table_says_what_was_measured(tmp_path):
     write_result(tmp_path / "a", context=p3_context(*range(8)), limit=4)
     texts = [
