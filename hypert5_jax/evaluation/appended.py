@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from hypert5_jax.core import storage
 from hypert5_jax.core.errors import UserError
@@ -22,7 +22,8 @@ class AppendedLines:
       path: a local file; it and its folder are made.
 
     Raises:
-      UserError: another process has it, or a line that is not the last is no JSON.
+      UserError: another process has it, or a line that is not the last is no JSON
+        object.
       UserError, StorageError: it cannot be written.
     """
 
@@ -30,7 +31,8 @@ class AppendedLines:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self.path.open("a+b")
+            # No buffer: what could not be written would be tried again on closing.
+            self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise storage.unwritable(self.path, error) from error
         try:
@@ -52,12 +54,15 @@ class AppendedLines:
             self._file.truncate(whole)
         for number, line in enumerate(text[:whole].splitlines()):
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
+                found, why = json.loads(line), "expected an object"
+            except ValueError as error:
+                found, why = None, str(error)
+            if not isinstance(found, dict):
                 raise UserError(
-                    f"{self.path}:{number + 1} is not JSON ({error.msg}); delete the "
-                    "line, and what it was about is done again"
-                ) from error
+                    f"{self.path}:{number + 1} is not JSON ({why}); delete the line, and "
+                    "what it was about is done again"
+                )
+            yield found
 
     def append(self, lines: Sequence[Json]) -> None:
         """Writes lines at the end, all of them at once.
@@ -67,8 +72,9 @@ class AppendedLines:
         """
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         try:
-            self._file.write(text.encode())
-            self._file.flush()
+            rest = memoryview(text.encode())
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise storage.unwritable(self.path, error) from error

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import resource
 
 import numpy as np
 import pytest
@@ -206,6 +207,26 @@ def test_lines_that_cannot_be_appended_end_alike(
         monkeypatch.setattr(os, "fsync", failing)
         number, said = ended(lambda: lines.append([{}]), capsys)
     assert number == expected and f"cannot write {tmp_path / 'lines'}" in said
+
+
+def test_a_file_of_lines_that_has_no_more_room_says_so_once(tmp_path, capsys):
+    """Closing it does not try again: Python's own error would stand for the message."""
+    file = tmp_path / "lines"
+
+    def work():
+        with AppendedLines(file) as lines:
+            lines.append([{"a": 1}])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+            lines.append([{"b": "x" * 100}])
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        number, said = ended(work, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert number == 2 and f"cannot write {file}: " in said and "Traceback" not in said
+    with AppendedLines(file) as lines:
+        assert lines.lines == [{"a": 1}]
 
 
 @pytest.mark.parametrize("place", ["/proc/none/file", f"{__file__}/file"])

@@ -13,6 +13,7 @@ from hypert5_jax import convert, evaluate, tune
 from hypert5_jax.config import cli, gin_files, tune_sources
 from hypert5_jax.config.tune_data import TuneTask
 from hypert5_jax.config.tune_run import METHODS, STARTS, TuneRun
+from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.prepared import open_mixture
 from hypert5_jax.evaluation.appended import AppendedLines
 from hypert5_jax.phi.files import load_phi, save_phi
@@ -247,11 +248,12 @@ def test_lines_of_one_file_have_one_writer_and_survive_being_torn(tmp_path):
         assert lines.lines == [{"a": 1}, {"a": 2}]
         lines.append([{"a": 3}])
     assert file.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
-    file.write_text('{"a": 1}\nb\n{"a": 3}\n')
-    with pytest.raises(
-        Exception, match=r"lines.jsonl:2 is not JSON .* delete the line"
-    ):
-        AppendedLines(file)
+    for damaged in (b"b", b"[]", b'"\xff"', b""):
+        file.write_bytes(b'{"a": 1}\n' + damaged + b'\n{"a": 3}\n')
+        with pytest.raises(
+            UserError, match=r"lines.jsonl:2 is not JSON .* delete the line"
+        ):
+            AppendedLines(file)
 
 
 @pytest.mark.parametrize(
