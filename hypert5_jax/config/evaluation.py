@@ -57,7 +57,11 @@ class Evaluation:
 
     def judge_all(self) -> dict[tuple[str, str, int], Json] | None:
         """{(task, context, seed): scores} of all units, those already done read; None
-        if it was stopped."""
+        if it was stopped.
+
+        Raises:
+          UserError: the shots of a unit that is done came from other data.
+        """
         units = self.opened.units
         line = ProgressLine(shown=hosts.is_writer())
         start, judged = time.monotonic(), 0
@@ -65,7 +69,7 @@ class Evaluation:
         try:
             for number, unit in enumerate(units):
                 name = (unit.task.name, unit.context, unit.seed)
-                kept = hosts.told(functools.partial(self.folder.unit, *name))
+                kept = hosts.told(functools.partial(self._kept, unit))
                 if kept is None:
                     kept = self._judge(unit, line, f"{number + 1}/{len(units)}")
                     if kept is None:
@@ -82,6 +86,21 @@ class Evaluation:
         finally:
             line.close()
         return found
+
+    def _kept(self, unit: Unit) -> Json | None:
+        """The scores of a unit that is done, or None."""
+        kept = self.folder.unit(unit.task.name, unit.context, unit.seed)
+        support = self.opened.support(unit.seed)
+        # Not among the settings: each draw may have a split of its own.
+        then = support.digest if kept is None else kept.get("support", support.digest)
+        if then != support.digest:
+            raise UserError(
+                f"{self.folder.directory} holds results of other data: the shots of task "
+                f"{unit.task.name!r}, draw {unit.seed}, came from a {support.name}/"
+                f"{support.split} with digest {then[:12]}, now it has "
+                f"{support.digest[:12]}. Choose another OUTPUT_DIR, or delete that one"
+            )
+        return kept
 
     def _judge(self, unit: Unit, line: ProgressLine, place: str) -> Json | None:
         support = self.opened.support(unit.seed)
@@ -177,6 +196,7 @@ class Evaluation:
             "group": unit.task.group,
             "context": unit.context,
             "seed": unit.seed,
+            "support": self.opened.support(unit.seed).digest,
             "examples": len(rows),
             "contexts": len(rows.contexts),
             "context_tokens": sum(map(len, rows.contexts)) / len(rows.contexts),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -181,6 +182,24 @@ def test_finished_units_are_kept_and_other_settings_refused(
     assert run(home, out, "--gin.EvaluationData.limit=3") == 2
     printed = capsys.readouterr().err
     assert "limit was null, is 3" in printed and "Traceback" not in printed
+
+
+def test_units_whose_shots_are_of_other_data_are_not_mixed(home, tmp_path, capsys):
+    data = tmp_path / "prepared"
+    shutil.copytree(home / "prepared", data)
+    more = ("--gin.SUPPORT_SPLIT=train", "--gin.EvaluationData.tasks=('t0', 't1')")
+    more = (*more, f"--gin.PREPARED_DIR={data}")
+    out = tmp_path / "out"
+    assert run(home, out, *more) == 0
+    # As if it had been killed before t1, and another release prepared in between.
+    (out / "tasks" / "t1" / "real-0.json").unlink()
+    shutil.rmtree(out / "draws" / "toy-test" / "t1")
+    shutil.rmtree(data / "toy" / "train")
+    prepare(data, split="train", count=12)
+    assert run(home, out, *more) == 2
+    said = capsys.readouterr().err
+    assert "the shots of task 't0', draw 0, came from a toy/train with digest" in said
+    assert not (out / "tasks" / "t1" / "real-0.json").exists()
 
 
 def test_draws_are_read_again_and_refused_beside_other_data(home, tmp_path, capsys):
