@@ -4,6 +4,7 @@ python -m hypert5_jax.reporting.curves curves.png runs/sni/metrics.jsonl …
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ def read_metric(path: str, metric: str = METRIC) -> tuple[list[int], list[float]
             raise UserError(f"{path}, line {number}: {error}") from error
         if metric in row:
             steps.append(int(row["step"]))
-            values.append(float(row[metric]))
+            # What was not finite is null, and leaves a gap.
+            values.append(math.nan if row[metric] is None else float(row[metric]))
     if not steps:
         raise UserError(f"{path} has no row with {metric}")
     return steps, values

@@ -1,6 +1,7 @@
 """Rows of metrics outlive a kill, and none is there twice."""
 
 import json
+import math
 import struct
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from hypert5_jax.checkpoints.store import CheckpointConfig
+from hypert5_jax.reporting.curves import read_metric
 from hypert5_jax.reporting.writers import JsonlWriter, TensorBoardWriter
 from hypert5_jax.training.loop import TrainConfig, train
 from tests.training import toy
@@ -96,3 +98,12 @@ def test_tensorboard_shows_no_point_twice_of_a_run_without_a_checkpoint(
         writer.close()
     assert len(list(tmp_path.iterdir())) == 2
     assert points(tmp_path) == [(1, "train/loss")]
+
+
+def test_a_step_that_was_not_finite_is_a_gap_in_its_curve(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(file)
+    for step, loss in enumerate([2.0, math.nan, 1.0]):
+        writer.write(step, {"train/loss": loss})
+    steps, values = read_metric(str(file))
+    assert steps == [0, 1, 2] and values[::2] == [2.0, 1.0] and math.isnan(values[1])
