@@ -88,7 +88,9 @@ class ResultsFolder:
 
 def file_name(task: str) -> str:
     """A task's name as a folder's; a hash tells names apart that had to be changed."""
+    # Letters take up to 4 bytes, and file systems have room for 255.
     plain = re.sub(r"[^\w.+-]+", "_", task)[:120]
+    plain = plain.encode()[:240].decode(errors="ignore")
     if plain == task and not plain.startswith("."):
         return plain
     return f"{plain.lstrip('.')}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"

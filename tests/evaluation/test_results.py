@@ -6,7 +6,7 @@ from etils import epath
 from hypert5_jax.config.evaluation_draws import Draws
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.data.rows import RowFormat
-from hypert5_jax.evaluation.results import ResultsFolder
+from hypert5_jax.evaluation.results import ResultsFolder, file_name
 
 
 @pytest.mark.parametrize("text", ["", '{"task": ', "[]", "\xff"])
@@ -41,3 +41,24 @@ def test_the_configuration_of_something_else_is_left_alone(tmp_path):
     # Of an evaluation that goes on, what does not decide its scores may change.
     ResultsFolder(tmp_path).claim({"limit": 1}, "A = 2\n")
     assert config.read_text() == "A = 2\n"
+
+
+def test_every_name_of_a_task_has_a_folder_of_its_own(tmp_path):
+    names = [
+        "t0",
+        "a/b",
+        "a_b",
+        "..",
+        ".",
+        "é" * 120,
+        "あ" * 100,
+        "あ" * 101,
+        "a" * 300,
+    ]
+    folder = ResultsFolder(tmp_path)
+    for name in names:
+        folder.write_unit(name, "real", 0, {"task": name}, None)
+    assert [folder.unit(name, "real", 0) for name in names] == [
+        {"task": name} for name in names
+    ]
+    assert file_name("é" * 120) == "é" * 120
