@@ -1,7 +1,7 @@
 """One evaluation as one frozen dataclass, and the checks that need all of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hypert5_jax.config.data import check_context
 from hypert5_jax.config.recipe import Recipe
@@ -65,6 +65,19 @@ class EvaluationData:
         """(mixture, split) that shots of this draw come from."""
         split = self.support_split or self.split
         return self.support_mixture or self.mixture, split.replace(SEED, str(seed))
+
+
+def require_whole_seeds(seeds: Sequence[int]) -> None:
+    """Checks what a file gives as seeds: 1.5 would draw what 1 draws.
+
+    Raises:
+      UserError: one is no whole number of 63 bits.
+    """
+    for seed in seeds:
+        if type(seed) is not int or not -(2**63) <= seed < 2**63:
+            raise UserError(
+                f"seeds has {seed!r}; expected whole numbers from -2**63 to 2**63 - 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +144,7 @@ class EvaluateRun:
             raise UserError(
                 f"seeds is {self.seeds}; expected one or more, all different"
             )
+        require_whole_seeds(self.seeds)
         if self.frozen_dtype not in ("bfloat16", "float32"):
             raise UserError(
                 f"frozen_dtype is {self.frozen_dtype!r}; expected bfloat16 or float32"

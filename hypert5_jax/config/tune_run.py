@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from hypert5_jax.config.evaluate_run import EvaluationData
+from hypert5_jax.config.evaluate_run import EvaluationData, require_whole_seeds
 from hypert5_jax.config.recipe import Recipe
 from hypert5_jax.core.errors import UserError
 from hypert5_jax.core.field_types import as_tuple
@@ -119,6 +119,7 @@ class TuneRun:
         for name in lists:
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
             _require_different(name, getattr(self, name))
+        require_whole_seeds(self.seeds)
         _require_different("EvaluationData.tasks", self.data.tasks, some=False)
         _require_known("methods", self.methods, tuple(METHODS))
         _require_known("starts", self.starts, STARTS)

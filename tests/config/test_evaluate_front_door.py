@@ -272,6 +272,8 @@ def test_baselines_are_judged_on_the_same_draws(home, tmp_path, variant, context
         (("EvaluationData.tasks=('t77',)",), "hyper", "has no task 't77'"),
         (("CONTEXTS=('real','fake')",), "hyper", "contexts is real, fake"),
         (("SEEDS=(1, 1)",), "hyper", "all different"),
+        (("SEEDS=(1, 1.5)",), "hyper", "seeds has 1.5; expected whole numbers"),
+        (("SEEDS=(9223372036854775808,)",), "hyper", "seeds has 9223372036854775808"),
         (("RowFormat.context='downstream'",), "hyper", "the rows' is 'downstream'"),
         (("EvaluateRun.frozen_dtype='int8'",), "hyper", "bfloat16 or float32"),
     ],

@@ -265,6 +265,7 @@ def test_lines_of_one_file_have_one_writer_and_survive_being_torn(tmp_path):
         ),
         (("LEARNING_RATES=(1e-3, 0)",), "all must be positive"),
         (("SEEDS=()",), "seeds is empty"),
+        (("SEEDS=(0, 0.5)",), "seeds has 0.5; expected whole numbers"),
         (("METHODS=('LoRA', 'LoRA')",), "methods is LoRA, LoRA; LoRA is there twice"),
         (("METHODS=('Prefix',)",), "methods has 'Prefix'; expected some of"),
         (("STARTS=('Rand', 'hyper')",), "starts has 'hyper'"),
