@@ -139,15 +139,18 @@ class TuneTask:
         """Whether the questions of all seeds are in the same words."""
         return not self.task.label_pool
 
-    def score(self, seed: int, choices: Sequence[int]) -> float:
+    def score(self, seed: int, choices: Sequence[int | None]) -> float:
         """Percent of the task's metric.
 
         Args:
           seed: whose questions were asked.
-          choices: the option chosen for each of them.
+          choices: the option chosen for each of them; None is no answer.
         """
         options, references = self._texts(self._seed(seed))
-        said = [options[i][choice] for i, choice in enumerate(choices)]
+        said = [
+            "" if choice is None else options[i][choice]
+            for i, choice in enumerate(choices)
+        ]
         return next(iter(metrics.METRICS[self.metric](references, said).values()))
 
     def _texts(self, seed: int) -> tuple[list[list[str]], list[list[str]]]:

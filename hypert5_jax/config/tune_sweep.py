@@ -309,8 +309,13 @@ def _text(values: np.ndarray) -> str:
 
 
 def _score(task: TuneTask, seed: int, ranks: np.ndarray) -> float:
-    """Percent, of the best options of ranks [questions, o]; of equal ones the first."""
-    return task.score(seed, np.argmax(ranks, axis=-1).tolist())
+    """Percent, of the best options of ranks [questions, o]; of equal ones the first.
+
+    What a run that has diverged ranks by is NaN, and chooses nothing.
+    """
+    best, lost = np.argmax(ranks, axis=-1), np.isnan(ranks).any(axis=-1)
+    choices = zip(best.tolist(), lost.tolist(), strict=True)
+    return task.score(seed, [None if no else choice for choice, no in choices])
 
 
 def _mean_losses(sums: Sequence[side_by_side.RunSums]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hypert5_jax import convert, evaluate, tune
-from hypert5_jax.config import cli, gin_files, tune_sources
+from hypert5_jax.config import cli, gin_files, tune_sources, tune_sweep
 from hypert5_jax.config.tune_data import TuneTask
 from hypert5_jax.config.tune_run import METHODS, STARTS, TuneRun
 from hypert5_jax.core.errors import UserError
@@ -185,6 +185,16 @@ def task_of(home, name="t0"):
     )
     built = gin_files.build(TuneRun, given)[0]
     return TuneTask(built, judged, training, judged.task(name))
+
+
+def test_a_run_that_has_diverged_answers_nothing(home):
+    """argmax takes NaN for the largest: the first option, which may be the right one."""
+    task = task_of(home)
+    count = len(task.questions(0))
+    assert tune_sweep._score(task, 0, np.array([[-2.0, -1.0]] * count)) == 100
+    assert tune_sweep._score(task, 0, np.array([[-2.0, np.nan]] * count)) == 0
+    half = np.array([[-2.0, np.nan if i % 2 else -1.0] for i in range(count)])
+    assert tune_sweep._score(task, 0, half) == 50
 
 
 def test_rows_follow_from_the_seed_each_example_once_an_epoch(home):
