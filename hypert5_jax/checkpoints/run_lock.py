@@ -17,11 +17,18 @@ _PATIENCE = 20.0  # seconds that a life of the run which is about to end may sti
 
 
 @contextlib.contextmanager
-def only_run(directory: str | epath.Path) -> Iterator[None]:
+def only_run(
+    directory: str | epath.Path, doing: str = "training", setting: str = "MODEL_DIR"
+) -> Iterator[None]:
     """Holds the folder, which is made, for this run; called by every process of it.
 
     Process 0 locks a file there, and the system lets go of it for a process that is
     killed. Nothing is held in a bucket, or where the file system knows no locks.
+
+    Args:
+      directory: the folder.
+      doing: what the run does there, for the message.
+      setting: that names the folder.
 
     Raises:
       UserError: another run holds it.
@@ -29,8 +36,8 @@ def only_run(directory: str | epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if not hosts.told(lambda: _hold(absolute(directory), held)):
             raise UserError(
-                f"another process is training in {directory}; wait for it, stop it, or "
-                "choose another MODEL_DIR"
+                f"another process is {doing} in {directory}; wait for it, stop it, or "
+                f"choose another {setting}"
             )
         yield
 

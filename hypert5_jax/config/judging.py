@@ -1,9 +1,11 @@
 """One evaluation from its opened data to results.json, for every front door that judges."""
 
 import dataclasses
+from collections.abc import Callable
 
 from etils import epath
 
+from hypert5_jax.checkpoints.run_lock import only_run
 from hypert5_jax.checkpoints.shared_folder import require_shared
 from hypert5_jax.config.evaluate_run import EvaluateRun
 from hypert5_jax.config.evaluation import Evaluation
@@ -35,8 +37,8 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
 
     Raises:
       UserError: no folder for results, or one with results of other settings or the
-        configuration of something else; no checkpoint, or one of another system, or
-        not the same on all hosts.
+        configuration of something else, or another process that judges there; no
+        checkpoint, or one of another system, or not the same on all hosts.
     """
     run = opened.run
     if run.output_dir is None:
@@ -44,7 +46,6 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
             "nothing says where the results go; set OUTPUT_DIR (EvaluateRun.output_dir)"
         )
     with Interruption() as interruption:
-        # 1. the system, its parameters laid over the devices
         begin = trained_params(
             run.system,
             run.checkpoint_path,
@@ -52,20 +53,32 @@ def judge(opened: OpenedEvaluation, config_text: str) -> bool:
             opened.mixture.vocabulary.fingerprint,
             run.allow_random,
         )
-        answerer = _answerer(opened, begin)
-
-        # 2. the folder: what is done there was done with the same settings
         require_shared(run.output_dir)
-        folder = ResultsFolder(run.output_dir)
-        marks = fingerprints(begin.params)
-        require_same_parameters(marks)
-        decides = settings(run, opened.mixture, marks)
-        if hosts.is_writer():
-            folder.claim(decides, config_text)
+        with only_run(run.output_dir, "judging", "OUTPUT_DIR"):
+            return _judge(opened, config_text, begin, interruption.asked)
 
-        # 3. judging, unit by unit
-        evaluation = Evaluation(opened, answerer, folder, stop=interruption.asked)
-        judged = evaluation.judge_all()
+
+def _judge(
+    opened: OpenedEvaluation,
+    config_text: str,
+    begin: InitialParams,
+    stop: Callable[[], bool],
+) -> bool:
+    """The same with the system loaded, in a folder that is this process's alone."""
+    # 1. the system, its parameters laid over the devices
+    run = opened.run
+    answerer = _answerer(opened, begin)
+
+    # 2. the folder: what is done there was done with the same settings
+    folder = ResultsFolder(run.output_dir or "")
+    marks = fingerprints(begin.params)
+    require_same_parameters(marks)
+    decides = settings(run, opened.mixture, marks)
+    if hosts.is_writer():
+        folder.claim(decides, config_text)
+
+    # 3. judging, unit by unit
+    judged = Evaluation(opened, answerer, folder, stop).judge_all()
     if judged is None:
         return False
     if not hosts.is_writer():

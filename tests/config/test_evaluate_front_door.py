@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from hypert5_jax import evaluate, train
+from hypert5_jax.checkpoints import run_lock
 from hypert5_jax.config import cli, evaluation
 from hypert5_jax.config.evaluation_report import table_text
 from hypert5_jax.data.records import Example
@@ -182,6 +183,17 @@ def test_finished_units_are_kept_and_other_settings_refused(
     assert run(home, out, "--gin.EvaluationData.limit=3") == 2
     printed = capsys.readouterr().err
     assert "limit was null, is 3" in printed and "Traceback" not in printed
+
+
+def test_two_evaluations_do_not_judge_in_one_folder(
+    home, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(run_lock, "_PATIENCE", 0.0)
+    with run_lock.only_run(tmp_path):
+        assert run(home, tmp_path, "--gin.EvaluationData.tasks=('t0',)") == 2
+    said = capsys.readouterr().err
+    assert "another process is judging in" in said and "another OUTPUT_DIR" in said
+    assert [path.name for path in tmp_path.iterdir()] == [run_lock.NAME]
 
 
 def test_units_whose_shots_are_of_other_data_are_not_mixed(home, tmp_path, capsys):
