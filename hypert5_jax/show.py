@@ -35,9 +35,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--input_length", type=int, default=384)
     parser.add_argument("--target_length", type=int, default=128)
     args = parser.parse_args(argv)
-    if args.start_step < 0:
+    if args.n < 1:
+        raise UserError(f"-n is {args.n}; expected 1 or more contexts to show")
+    if not 0 <= args.start_step < 2**63 - args.n:
         raise UserError(
-            f"--start_step is {args.start_step}; contexts are numbered from 0"
+            f"--start_step is {args.start_step}; contexts are numbered from 0, up to "
+            "2**63 - 1"
+        )
+    if not -(2**63) <= args.seed < 2**63:
+        raise UserError(
+            f"--seed is {args.seed}; expected a number from -2**63 to 2**63 - 1"
         )
     row = RowFormat(
         lengths={

@@ -26,8 +26,15 @@ def test_show_prints_rows_as_text_and_ids(tmp_path, capsys):
     assert printed.count("hyper_inputs [10/1024]: <x> ") == 2
     assert printed.count("  ids: 20000 ") == 2
     assert printed.count("loss on 2 target tokens") == 2
-    assert cli.exit_code(show.main, [*arguments, "--start_step=-1"]) == 2
-    assert "--start_step is -1" in capsys.readouterr().err
+    last, beyond = 2**63 - 4, 2**63
+    assert cli.exit_code(show.main, [*arguments, f"--start_step={last}"]) == 0
+    assert f"--- {last + 1}: " in capsys.readouterr().out
+    for wrong in ("--start_step=-1", f"--start_step={last + 2}", f"--seed={beyond}"):
+        assert cli.exit_code(show.main, [*arguments, wrong]) == 2
+        assert wrong.replace("=", " is ") in capsys.readouterr().err
+    for number in ("0", "-2"):
+        assert cli.exit_code(show.main, [*arguments, "-n", number]) == 2
+        assert f"-n is {number}" in capsys.readouterr().err
 
 
 def test_prepare_tells_what_it_made(tmp_path, capsys):
