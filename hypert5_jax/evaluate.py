@@ -1,8 +1,9 @@
 """python -m hypert5_jax.evaluate --gin_file=… : suites of held-out tasks to scores.
 
 Started again with the same OUTPUT_DIR, an evaluation continues with the tasks that are
-not yet judged. A recipe that trains and judges is judged again. --contexts=real,empty,other_task,shuffled_targets,random says under which
-contexts, and --seeds=0,1,2 with which draws of shots; both may be added to later.
+not yet judged. A recipe that trains and judges is judged again.
+--contexts=real,empty,other_task,shuffled_targets,random says under which contexts, and
+--seeds=0,1,2 with which draws of shots; both may be added to later.
 """
 
 import re
