@@ -67,6 +67,10 @@ def _as_gin(argument: str) -> str:
     if not found:
         return argument
     words = [word for word in found[2].split(",") if word]
+    if not words:
+        raise UserError(
+            f"--{found[1]} is empty; expected one or more, with commas between"
+        )
     if found[1] == "seeds":
         values = ", ".join(words)
     else:

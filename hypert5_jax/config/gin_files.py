@@ -245,7 +245,10 @@ def _explained(error: Exception, binding: str = "") -> str:
     text = str(error).strip()
     if binding and isinstance(error, SyntaxError):
         value = binding.split(" = ", 1)[1]
-        return f"cannot read the value {value}; text with spaces needs quotes"
+        return (
+            f"cannot read the value {value}; text with anything but letters, digits and "
+            "./:~+=-_ needs quotes within the shell's: \"'…'\""
+        )
     field = re.search(r"'([\w.]+)'.*?doesn't have a parameter\s+named '(\w+)'", text)
     if field:
         name = field[1].split(".")[-1]

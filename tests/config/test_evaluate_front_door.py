@@ -286,6 +286,7 @@ def test_baselines_are_judged_on_the_same_draws(home, tmp_path, variant, context
         (("SEEDS=(1, 1)",), "hyper", "all different"),
         (("SEEDS=(1, 1.5)",), "hyper", "seeds has 1.5; expected whole numbers"),
         (("SEEDS=(9223372036854775808,)",), "hyper", "seeds has 9223372036854775808"),
+        (("OUTPUT_DIR=a,b",), "hyper", r"the value a,b; .* needs quotes within"),
         (("RowFormat.context='downstream'",), "hyper", "the rows' is 'downstream'"),
         (("EvaluateRun.frozen_dtype='int8'",), "hyper", "bfloat16 or float32"),
     ],
@@ -299,6 +300,12 @@ def test_mistakes_end_with_code_2_and_one_message(
     assert re.search(message, printed), printed
     assert "Traceback" not in printed
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", ["seeds", "contexts"])
+def test_an_empty_list_is_told_as_that(home, tmp_path, capsys, name):
+    assert run(home, tmp_path / "out", f"--{name}=") == 2
+    assert f"--{name} is empty; expected one or more" in capsys.readouterr().err
 
 
 def test_a_killed_evaluation_continues_and_ends_as_if_it_had_not_been(home, tmp_path):
