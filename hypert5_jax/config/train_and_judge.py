@@ -116,8 +116,8 @@ def check_prepared(run: TrainRun) -> str:
             require_modules(data.modules)
     if not _is_prepared(run.data):
         return (
-            f"data: {_home(run.data) / run.data.split} is not prepared yet; its rows are not "
-            f"checked, nor that {run.data.mixture!r} is the name of a task"
+            f"data: {_home(run.data) / run.data.split} is not prepared yet; its rows are "
+            f"not checked, nor that {run.data.mixture!r} is the name of a task"
         )
     mixture: PreparedMixture = open_mixture(str(_home(run.data)), run.data.split)
     mixture.require_vocabulary(rows=_vocabulary_rows(run))

@@ -213,7 +213,8 @@ class _Run:
       step: compiled at its first call.
       feeding: batches on the devices.
       metrics: the last value of each.
-      config, evaluate, config_text, store, writers, meter, progress, watchdog,
+      config, evaluate, config_text, store, writers, meter, progress, watchdog: of
+        train.
     """
 
     config: TrainConfig
